@@ -1,0 +1,65 @@
+# Every target makes its own virtual environment in .venv; `make help` lists them.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+SOURCES := $(shell find src -name '*.py' -o -name '*.toml' -o -name '*.json')
+TEST_HOME := $(CURDIR)/.tuili
+TEST_WORKERS ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench docs clean
+
+help: ## List the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "tuili needs Python 3.11 or newer")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml constraints.txt $(SOURCES) | $(BIN)/python
+	$(PIP) install --constraint constraints.txt '.[all]'
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) install --constraint constraints.txt --editable '.[all,dev]'
+	@touch $@
+
+demo: $(VENV)/.installed ## Bring models and knowledge bases, answer one question from each
+	$(BIN)/tuili models add minilm
+	$(BIN)/tuili models add smollm2-135m
+	$(BIN)/tuili kb add python
+	$(BIN)/tuili kb add formulas
+	$(BIN)/tuili kb add hpo
+	$(BIN)/tuili ask "Which parameter of json.dumps controls indentation?"
+	$(BIN)/tuili ask "A car accelerates from rest at 3 m/s² for 5 s. How far does it get?"
+	$(BIN)/tuili ask "Which diseases show ectopia lentis, arachnodactyly and aortic root aneurysm?"
+
+test: $(VENV)/.installed-dev ## Bring models and knowledge bases into .tuili, run every test
+	TUILI_HOME=$(TEST_HOME) $(BIN)/python scripts/bring.py
+	TUILI_HOME=$(TEST_HOME) $(BIN)/python -m pytest -n $(TEST_WORKERS) -q
+
+check: $(VENV)/.installed-dev ## Lint, types, layers, sizes, generated documents
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/python scripts/size.py
+	$(BIN)/python scripts/docs.py --check
+	$(BIN)/python scripts/tables.py --check
+
+bench: $(VENV)/.installed-dev ## Run every benchmark, write its results and the tables
+	TUILI_HOME=$(TEST_HOME) $(BIN)/python scripts/bring.py
+	@for file in benchmarks/[a-z]*.py; do \
+	    name=$$(basename $$file .py); echo "$$name"; \
+	    TUILI_HOME=$(TEST_HOME) $(BIN)/python $$file --out benchmarks/results/$$name.json || exit 1; \
+	done
+	$(BIN)/python scripts/tables.py
+
+docs: $(VENV)/.installed-dev ## Write the generated parts of the documents
+	$(BIN)/python scripts/docs.py
+	$(BIN)/python scripts/tables.py
+
+clean: ## Remove everything that make made, models and bases of the tests included
+	rm -rf $(VENV) $(TEST_HOME) build dist src/*.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

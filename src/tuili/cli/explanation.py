@@ -1,0 +1,84 @@
+"""How an answer came about, printed for people: the path as a tree, what was pruned, links, timings."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from tuili.cli.output import is_terminal
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
+    from rich.tree import Tree
+
+    from tuili.reason.answer import Answer, PathEdge
+
+WIDTH = 160
+MAX_PATHS = 8
+MAX_PRUNED = 8
+
+
+def print_explanation(answer: Answer) -> None:
+    """Print everything that supports an answer."""
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(highlight=False, width=None if is_terminal(sys.stdout) else WIDTH)
+    console.print(Text(_verdict(answer), style="dim"))
+    if answer.paths:
+        console.print(_path_tree(answer))
+    _print_list(console, "nearest", answer.nearest)
+    _print_list(console, "pruned", [f"{item.entity} ({item.weight:.2f}): {item.reason}"
+                                    for item in answer.pruned[:MAX_PRUNED]], len(answer.pruned) - MAX_PRUNED)
+    _print_list(console, "links", [f"“{link.text}” → {', '.join(link.entities)} ({link.how}, {link.score:.2f})"
+                                   for link in answer.links])
+    if answer.query is not None:
+        console.print(Text.assemble((f"{'query':8}", "bold"), answer.query.describe()))
+    _print_list(console, "notes", answer.notes)
+    console.print(Text("  ".join(f"{name} {value:.0f} ms" for name, value in answer.timings_ms.items()), style="dim"))
+
+
+def _verdict(answer: Answer) -> str:
+    sure = f"confidence {answer.confidence:.2f}"
+    return f"base {answer.kb}, {'abstained' if answer.abstained else sure}"
+
+
+def _path_tree(answer: Answer) -> Tree:
+    from rich.text import Text
+    from rich.tree import Tree
+
+    tree = Tree(Text("path", style="bold"))
+    for path in answer.paths[:MAX_PATHS]:
+        names = path.edges[-1].object if len(path.edges) == 1 else ""
+        branch = tree.add(Text.assemble((f"{path.weight:.2f}", "cyan"), f" {names}")) if len(answer.paths) > 1 else tree
+        for edge in path.edges:
+            branch.add(_edge_text(edge))
+    if len(answer.paths) > MAX_PATHS:
+        tree.add(Text(f"and {len(answer.paths) - MAX_PATHS} more paths", style="dim"))
+    return tree
+
+
+def _edge_text(edge: PathEdge) -> Text:
+    from rich.text import Text
+
+    source = f"  [{edge.source}]" if edge.source else ""
+    return Text.assemble(
+        edge.subject, (f" ─ {edge.relation} → ", "green"), edge.object,
+        (f"  {edge.weight:.2f}{_parts(edge.parts)}", "cyan"), (source, "dim"),
+    )
+
+
+def _parts(parts: Mapping[str, float]) -> str:
+    return f" ({', '.join(f'{name} {part:.2f}' for name, part in parts.items())})" if parts else ""
+
+
+def _print_list(console: Console, title: str, lines: object, num_left: int = 0) -> None:
+    from rich.text import Text
+
+    shown = list(lines)  # type: ignore[call-overload]
+    for place, line in enumerate(shown):
+        console.print(Text.assemble((f"{title if place == 0 else '':8}", "bold"), line))
+    if num_left > 0:
+        console.print(Text(f"{'':8}and {num_left} more", style="dim"))

@@ -1,0 +1,459 @@
+"""The question compiler: pieces are connected by the base's own schema into one typed query.
+
+No grammar of sentences: the pieces of a reading become a tree whose edges are relations that
+the base really has between such kinds, chosen for the words that name them and for nearness
+(a maximum spanning tree). So the order of the words hardly matters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+
+from tuili.knowledge.graph import Graph
+from tuili.knowledge.link import Mention
+from tuili.knowledge.pieces import Piece, Pieces, cut
+from tuili.knowledge.query import Aggregate, Constraint, Query, Var
+from tuili.knowledge.segment import Reading
+from tuili.knowledge.text import Token, is_light
+
+_AUXILIARY_AFTER_WH = frozenset("do does did can could has have had will would should must may might".split())
+_MAX_DISTANCE = 20
+_MAX_CHECKED = 60
+_UNREAL_RANK = 4
+_STATED = 0.6
+
+
+def _is_described(parts: Pieces, piece: Piece) -> bool:
+    """Tell whether words that describe a kind word stand next to it."""
+    return any(start - piece.end in (0, 1) or piece.start == end for start, end in parts.texts)
+
+
+@dataclass(slots=True)
+class Link:
+    """A possible edge between two pieces: `left` is the subject."""
+
+    left: int
+    right: int
+    relation: str
+    score: float
+    mention: Mention | None = None
+    through: tuple[str, str] = ("", "")
+
+    def spends(self, spent: set[Mention]) -> float:
+        """Return the bonus that this link loses because its words already name another link."""
+        return _STATED * self.mention.score if self.mention is not None and self.mention in spent else 0.0
+
+
+@dataclass(slots=True)
+class Compiled:
+    """A query with how well the question supports it (higher is better)."""
+
+    query: Query
+    score: float
+    mentions: tuple[Mention, ...]
+    realised: int = 0
+    notes: list[str] = field(default_factory=list)
+
+
+class Compiler:
+    """Compiles readings of one question over one base."""
+
+    def __init__(self, graph: Graph, tokens: Sequence[Token]) -> None:
+        self.graph = graph
+        self.tokens = tokens
+
+    def compile(self, reading: Reading) -> list[Compiled]:
+        """Return the queries that a reading can mean, at most a few."""
+        parts = cut(self.graph, self.tokens, reading)
+        if not any(piece.members for piece in parts.pieces) and not parts.texts:
+            return []
+        special = self._special(parts, reading)
+        if special is not None:
+            return [special]
+        return [compiled for target_kind in self._target_kinds(parts)
+                if (compiled := self._assemble(parts, reading, target_kind)) is not None]
+
+    # -- questions about one entity ------------------------------------------------------------
+
+    def _special(self, parts: Pieces, reading: Reading) -> Compiled | None:
+        """Compile a question for other names, for the label of a name, or for a description."""
+        named = [piece for piece in parts.pieces if piece.members]
+        if len(named) != 1 or parts.relations:
+            return None
+        operation = next((parts.operation(name) for name in ("label", "aliases", "describe") if parts.operation(name)), None)
+        if operation is None:
+            return None
+        asks_entity = any(piece.is_open for piece in parts.pieces) and named[0].members[0].how == "alias"
+        if operation.value == "aliases" and asks_entity:
+            operation = replace(operation, value="label")
+        aggregate = {"aliases": Aggregate.ALIASES, "label": Aggregate.LIST, "describe": Aggregate.DESCRIBE}[operation.value]
+        var = self._var("x0", named[0], 0)
+        unexplained = self._words(parts.texts)
+        query = Query((var,), (), ("x0",), aggregate, unexplained=unexplained)
+        return Compiled(query, reading.score + 0.5 - 0.3 * len(unexplained), reading.mentions, 1)
+
+    # -- everything else -----------------------------------------------------------------------
+
+    def _target_kinds(self, parts: Pieces) -> list[str | None]:
+        """Return what an unnamed target may be: decided by the pieces (None), or each neighbouring kind."""
+        if any(piece.is_open for piece in parts.pieces) or self._implied(parts) or self._is_closed(parts):
+            return [None]
+        kinds: dict[str, None] = {}
+        for piece in parts.pieces:
+            for (subject, object_) in self.graph.signatures:
+                if subject in piece.kinds:
+                    kinds[object_] = None
+                if object_ in piece.kinds:
+                    kinds[subject] = None
+        return list(kinds)[:8]
+
+    def _is_closed(self, parts: Pieces) -> bool:
+        named = [piece for piece in parts.pieces if piece.members]
+        choice = any(piece.any_of for piece in named)
+        return (parts.asks or parts.wh < 0 and len(named) > 1 and not parts.texts or choice or bool(parts.qualifiers))
+
+    def _implied(self, parts: Pieces) -> list[Piece]:
+        """Return a piece for every relation that lacks one of its ends."""
+        implied: list[Piece] = []
+        for mention in parts.relations:
+            pieces = parts.pieces + implied
+            if any(True for _ in self._pairs(pieces, mention.value)) or any(
+                    piece.implied == mention.value for piece in implied):
+                continue
+            kinds = self._missing_end(parts.pieces, mention)
+            if kinds:
+                implied.append(Piece(mention.start, mention.end, kinds, label=mention.value, negated=[False],
+                                     implied=mention.value, plural=True))
+        return implied
+
+    def _pairs(self, pieces: Sequence[Piece], relation: str) -> Iterable[tuple[int, int]]:
+        for left, subject in enumerate(pieces):
+            for right, object_ in enumerate(pieces):
+                if left != right and relation in self._relations(subject, object_):
+                    yield left, right
+
+    def _relations(self, subject: Piece, object_: Piece) -> list[str]:
+        """Return the relations between two pieces' kinds, the most frequent first."""
+        signatures = self.graph.signatures
+        return list(dict.fromkeys(relation for left in subject.kinds for right in object_.kinds
+                                  for relation in signatures.get((left, right), ())))
+
+    def _missing_end(self, pieces: Sequence[Piece], mention: Mention) -> tuple[str, ...]:
+        """Return the kinds of the end that no piece fills, given that one fills the other."""
+        ends = [(subject, object_) for (subject, object_), names in self.graph.signatures.items()
+                if mention.value in names]
+        have = {kind for piece in pieces for kind in piece.kinds}
+        objects = tuple(dict.fromkeys(object_ for subject, object_ in ends if subject in have))
+        subjects = tuple(dict.fromkeys(subject for subject, object_ in ends if object_ in have))
+        wants_subject = mention.noun and mention.inverse
+        return (subjects or objects) if wants_subject else (objects or subjects)
+
+    def _assemble(self, parts: Pieces, reading: Reading, target_kind: str | None) -> Compiled | None:
+        filtering = {kind for kind, _ in self._filters(parts)}
+        pieces = [piece for piece in [*parts.pieces, *self._implied(parts)]
+                  if not (piece.members and filtering & set(piece.kinds))]
+        if target_kind is not None:
+            at = parts.wh if parts.wh >= 0 else len(self.tokens)
+            pieces.append(Piece(at, at, (target_kind,), label="?", negated=[False], implied="?"))
+        if not pieces:
+            return None
+        pieces = [self._copy(piece) for piece in pieces]
+        aggregate, target, counted = self._aim(parts, pieces)
+        pieces, target, counted = self._drop_redundant(parts, pieces, target, counted)
+        unexplained = self._attach_texts(parts, pieces, target)
+        links, loose = self._span(parts, pieces)
+        if loose:
+            return None
+        query, realised = self._query(parts, pieces, links, aggregate, target, counted, unexplained)
+        unrealised = len(parts.relations) - sum(
+            any(link.relation == mention.value for link in links) for mention in parts.relations)
+        implied = sum(bool(piece.implied) for piece in pieces)
+        penalty = 0.7 * unrealised + 0.7 * len(unexplained) + 0.4 * implied + 0.4 * (target_kind is not None)
+        score = reading.score + sum(link.score - 1.0 for link in links) - penalty - 2.0 * (not links)
+        score -= 0.8 * (aggregate == Aggregate.QUALIFIER and any(piece.is_open for piece in pieces))
+        score -= parts.asks and aggregate == Aggregate.LIST and not any(piece.any_of for piece in pieces)
+        return Compiled(query, score, reading.mentions, realised)
+
+    @staticmethod
+    def _drop_redundant(parts: Pieces, pieces: list[Piece], target: int, counted: int) -> tuple[list[Piece], int, int]:
+        """Drop kind words that only say what kind the named entities are ("lockjaw and trismus are signs of")."""
+        named = [piece for piece in pieces if piece.members]
+        goal, count = (pieces[at] if at >= 0 else None for at in (target, counted))
+        choice = next((piece for piece in named if piece.any_of and len(piece.members) > 1), None)
+        if goal is not None and goal.is_open and choice is not None and set(choice.kinds) <= set(goal.kinds):
+            pieces = [piece for piece in pieces if piece is not goal]
+            goal = choice
+        kept = [piece for piece in pieces if piece in (goal, count) or piece.members or piece.text or piece.implied
+                or not any(set(other.kinds) <= set(piece.kinds) and abs(other.start - piece.start) < 12 for other in named)]
+        if len(parts.texts) > 0 and len(kept) < len(pieces):
+            kept = [piece for piece in pieces if piece in kept or parts.texts and _is_described(parts, piece)]
+        return (kept, kept.index(goal) if goal in kept else -1, kept.index(count) if count in kept else -1)
+
+    @staticmethod
+    def _copy(piece: Piece) -> Piece:
+        return Piece(piece.start, piece.end, piece.kinds, list(piece.members), list(piece.text), piece.label,
+                     list(piece.negated), piece.any_of, piece.ordinal, piece.plural, piece.implied, piece.named_kind)
+
+    # -- what is asked -------------------------------------------------------------------------
+
+    def _aim(self, parts: Pieces, pieces: list[Piece]) -> tuple[Aggregate, int, int]:
+        """Return the aggregation, the target piece and the counted piece (-1: none)."""
+        if parts.qualifiers:
+            return Aggregate.QUALIFIER, -1, -1
+        most, least = parts.operation("most"), parts.operation("least")
+        extreme = most or least
+        if extreme is not None:
+            counted = self._nearest_open(pieces, extreme.end)
+            choice = next((at for at, piece in enumerate(pieces) if len(piece.members) > 1), -1)
+            target = choice if choice >= 0 else self._target(parts, pieces, skip=counted)
+            if counted >= 0 and target >= 0 and counted != target:
+                if choice >= 0:
+                    pieces[choice].any_of = True
+                return (Aggregate.MOST if most else Aggregate.LEAST), target, counted
+        target = self._target(parts, pieces)
+        count = parts.operation("count")
+        if count is not None:
+            near = self._nearest_open(pieces, count.end)
+            return Aggregate.COUNT, near if near >= 0 else target, -1
+        if target >= 0 and (pieces[target].members and pieces[target].any_of):
+            return Aggregate.LIST, target, -1
+        if parts.asks and not any(piece.implied for piece in pieces):
+            return Aggregate.ASK, -1, -1
+        if target < 0:
+            return Aggregate.ASK, -1, -1
+        return Aggregate.LIST, target, -1
+
+    @staticmethod
+    def _nearest_open(pieces: Sequence[Piece], at: int) -> int:
+        """Return the first open piece from token `at` on, else the last one before, else -1."""
+        places = [place for place, piece in enumerate(pieces) if piece.is_open]
+        after = [place for place in places if pieces[place].start >= at and not pieces[place].implied]
+        before = [place for place in places if pieces[place].end <= at]
+        return after[0] if after else before[-1] if before else places[0] if places else -1
+
+    def _target(self, parts: Pieces, pieces: Sequence[Piece], skip: int = -2) -> int:
+        open_ = [at for at, piece in enumerate(pieces) if piece.is_open and at != skip]
+        choice = [at for at, piece in enumerate(pieces) if piece.any_of and len(piece.members) > 1]
+        if parts.wh >= 0 and open_:
+            after = [at for at in open_ if pieces[at].start >= parts.wh]
+            following = self.tokens[parts.wh + 1].text.casefold() if parts.wh + 1 < len(self.tokens) else ""
+            implied = [at for at in open_ if pieces[at].implied]
+            if following in _AUXILIARY_AFTER_WH and implied:
+                return implied[0]
+            near = sorted(after, key=lambda at: pieces[at].start)
+            if near:
+                return near[0]
+        if choice:
+            return choice[0]
+        if open_:
+            return next((at for at in open_ if pieces[at].implied), open_[0])
+        return -1
+
+    # -- descriptions --------------------------------------------------------------------------
+
+    def _attach_texts(self, parts: Pieces, pieces: Sequence[Piece], target: int) -> tuple[str, ...]:
+        """Give each run of unexplained words to the open piece it describes; return the rest."""
+        rest = []
+        for start, end in parts.texts:
+            piece = self._described(pieces, start, end, target)
+            words = [token.text for token in self.tokens[start:end] if not token.is_mark]
+            heavy = [token.text for token in self.tokens[start:end] if not is_light(token)]
+            if piece is None:
+                rest.extend(heavy)
+            elif heavy:
+                piece.text.append(" ".join(words))
+        return tuple(rest)
+
+    def _described(self, pieces: Sequence[Piece], start: int, end: int, target: int) -> Piece | None:
+        able = [piece for piece in pieces if piece.is_open and piece.implied in ("", "?")]
+        if not able:
+            return None
+        right = [piece for piece in able if piece.start == end]
+        left = [piece for piece in able if piece.end <= start and not piece.implied]
+        if right and not any(piece.end == start for piece in left):
+            return right[0]
+        if left:
+            return max(left, key=lambda piece: piece.end)
+        return min(able, key=lambda piece: abs(piece.start - start))
+
+    def _words(self, runs: Iterable[tuple[int, int]]) -> tuple[str, ...]:
+        return tuple(token.text for start, end in runs for token in self.tokens[start:end] if not is_light(token))
+
+    # -- the spanning tree ---------------------------------------------------------------------
+
+    def _span(self, parts: Pieces, pieces: Sequence[Piece]) -> tuple[list[Link], list[Piece]]:
+        """Return the best tree over the pieces, and the pieces that nothing connects."""
+        candidates = list(self._candidates(parts, pieces))
+        group = list(range(len(pieces)))
+        chosen: list[Link] = []
+        spent: set[Mention] = set()
+        while open_ := [link for link in candidates if group[link.left] != group[link.right]]:
+            link = max(open_, key=lambda link: link.score - link.spends(spent))
+            link.score -= link.spends(spent)
+            old, new = group[link.right], group[link.left]
+            group = [new if number == old else number for number in group]
+            chosen.append(link)
+            if link.mention is not None:
+                spent.add(link.mention)
+        main = max(set(group), key=group.count) if group else 0
+        return chosen, [piece for place, piece in enumerate(pieces) if group[place] != main]
+
+    def _candidates(self, parts: Pieces, pieces: Sequence[Piece]) -> Iterable[Link]:
+        named = {qualifier.value.split("\n")[0] for qualifier in parts.qualifiers}
+        for left, subject in enumerate(pieces):
+            for right, object_ in enumerate(pieces):
+                if left == right:
+                    continue
+                distance = min(abs(subject.start - object_.start), _MAX_DISTANCE)
+                relations = self._relations(subject, object_)
+                for rank, relation in enumerate(relations):
+                    mention = self._mention(parts, relation, subject, object_)
+                    implied = relation in (subject.implied, object_.implied)
+                    wrong = (subject.implied or object_.implied) and not implied and "?" not in (
+                        subject.implied, object_.implied)
+                    if wrong:
+                        continue
+                    if not self._is_real(subject, object_, relation):
+                        if not parts.asks:
+                            continue
+                        rank += _UNREAL_RANK
+                    score = 1.0 - 0.03 * distance - 0.1 * rank + (_STATED * mention.score if mention else 0.0) + (relation in named)
+                    if mention is not None and set(subject.kinds) & set(object_.kinds):
+                        score += 0.5 * self._direction(mention, pieces, left, right)
+                    elif parts.asks and set(subject.kinds) & set(object_.kinds):
+                        score += 0.3 if subject.start < object_.start else -0.3
+                    yield Link(left, right, relation, score, mention)
+                if not relations and not subject.implied and not object_.implied:
+                    yield from self._two_steps(left, right, subject, object_, distance)
+
+    def _is_real(self, subject: Piece, object_: Piece, relation: str) -> bool:
+        """Tell whether two named pieces really have a fact of this relation between them."""
+        left = {number for member in subject.members for number in member.ids}
+        right = {number for member in object_.members for number in member.ids}
+        if not left or not right or min(len(left), len(right)) > _MAX_CHECKED:
+            return True
+        if self.graph.relations[relation].transitive:
+            return any(right & self.graph.closure(number, relation).keys() for number in left)
+        small, inverse, other = (left, False, right) if len(left) <= len(right) else (right, True, left)
+        return any(fact.other(number) in other for number in small
+                   for fact in self.graph.step(number, relation, inverse=inverse))
+
+    def _mention(self, parts: Pieces, relation: str, subject: Piece, object_: Piece) -> Mention | None:
+        places = (subject.start + object_.start) / 2
+        found = [mention for mention in parts.relations if mention.value == relation]
+        return min(found, key=lambda mention: abs(mention.start - places)) if found else None
+
+    @staticmethod
+    def _direction(mention: Mention, pieces: Sequence[Piece], left: int, right: int) -> float:
+        """Return +1 if `left` reads as the subject of a relation between like kinds, else -1.
+
+        A verb reads from left to right ("A extends B"); a noun names the end that is asked for and
+        what follows it is the other end ("base class of A"). `inverse` phrases swap the ends.
+        """
+        subject, object_ = pieces[left], pieces[right]
+        after = [piece for piece in (subject, object_) if piece.start >= mention.end and not piece.implied]
+        open_ = [piece for piece in (subject, object_) if piece.is_open]
+        if mention.noun and len(open_) == 1:
+            second = open_[0]
+        elif after:
+            first = min(after, key=lambda piece: piece.start)
+            second = (object_ if first is subject else subject) if mention.noun else first
+        else:
+            named = [piece for piece in (subject, object_) if not piece.implied]
+            nearest = max(named, key=lambda piece: piece.end) if named else subject
+            second = object_ if nearest is subject else subject
+        return 1.0 if (second is object_) != mention.inverse else -1.0
+
+    def _two_steps(self, left: int, right: int, subject: Piece, object_: Piece, distance: int) -> Iterable[Link]:
+        """Yield links over one entity that the question leaves out (a module's functions' parameters)."""
+        signatures = self.graph.signatures
+        for (first, middle), names in signatures.items():
+            if first not in subject.kinds:
+                continue
+            for kind in object_.kinds:
+                for second in signatures.get((middle, kind), ()):
+                    for name in names:
+                        yield Link(left, right, name, 0.2 - 0.03 * distance, None, (middle, second))
+
+    # -- the query -----------------------------------------------------------------------------
+
+    def _query(self, parts: Pieces, pieces: Sequence[Piece], links: Sequence[Link], aggregate: Aggregate,
+               target: int, counted: int, unexplained: tuple[str, ...]) -> tuple[Query, int]:
+        names, variables = self._variables(pieces, target)
+        constraints = []
+        share = parts.operation("share") is not None
+        filters = self._filters(parts)
+        for number, link in enumerate(links):
+            for left in names[link.left]:
+                for right in names[link.right]:
+                    negated = any(self._is_negated(pieces, place, name, names)
+                                  for place, name in ((link.left, left), (link.right, right)))
+                    constraints.extend(self._constraints(link, left, right, negated, number, variables))
+        constraints = self._close(constraints, aggregate, share, parts, filters)
+        qualifier = parts.qualifiers[0].value.split("\n")[1] if parts.qualifiers else ""
+        targets = tuple(names[target]) if target >= 0 else tuple(var.name for var in variables)[:1]
+        query = Query(tuple(variables), tuple(constraints), targets, aggregate,
+                      names[counted][0] if counted >= 0 else "", qualifier, None, unexplained)
+        return query, sum(link.mention is not None for link in links)
+
+    def _variables(self, pieces: Sequence[Piece], target: int) -> tuple[list[list[str]], list[Var]]:
+        names: list[list[str]] = []
+        variables: list[Var] = []
+        for place, piece in enumerate(pieces):
+            if piece.members and not piece.any_of and place != target:
+                own = [self._var(f"x{len(variables) + at}", piece, at) for at in range(len(piece.members))]
+            else:
+                own = [self._choice(f"x{len(variables)}", piece)]
+            variables.extend(own)
+            names.append([var.name for var in own])
+        return names, variables
+
+    def _var(self, name: str, piece: Piece, at: int) -> Var:
+        member = piece.members[at]
+        label = " ".join(token.text for token in self.tokens[member.start:member.end])
+        return Var(name, member.kinds, member.ids, label, "", piece.ordinal, piece.plural)
+
+    def _choice(self, name: str, piece: Piece) -> Var:
+        ids = tuple(dict.fromkeys(number for member in piece.members for number in member.ids))
+        return Var(name, piece.kinds, ids, piece.label, " ".join(piece.text), piece.ordinal, piece.plural)
+
+    @staticmethod
+    def _is_negated(pieces: Sequence[Piece], place: int, name: str, names: Sequence[Sequence[str]]) -> bool:
+        flags = pieces[place].negated
+        at = names[place].index(name)
+        return flags[at] if at < len(flags) else False
+
+    @staticmethod
+    def _constraints(link: Link, left: str, right: str, negated: bool, number: int,
+                     variables: list[Var]) -> list[Constraint]:
+        kind, second = link.through
+        stated = link.mention is not None
+        if not second:
+            return [Constraint(left, link.relation, right, negated, stated=stated)]
+        middle = f"m{number}{left}{right}"
+        variables.append(Var(middle, (kind,), label=kind))
+        return [Constraint(left, link.relation, middle, negated, stated=stated),
+                Constraint(middle, second, right, negated, stated=stated)]
+
+    def _close(self, constraints: Sequence[Constraint], aggregate: Aggregate, share: bool, parts: Pieces,
+               filters: Sequence[tuple[str, str]]) -> list[Constraint]:
+        """Follow transitive relations to any depth where the question tests rather than lists them."""
+        direct = parts.operation("direct") is not None
+        closed = []
+        for constraint in constraints:
+            relation = self.graph.relations[constraint.relation]
+            tests = share or aggregate in (Aggregate.ASK, Aggregate.MOST, Aggregate.LEAST) or len(constraints) > 1
+            closure = relation.transitive and tests and not direct
+            where = next(((name, value) for name, value in filters if name in relation.qualifiers), ("", ""))
+            closed.append(replace(constraint, closure=closure, where=where))
+        return closed
+
+    def _filters(self, parts: Pieces) -> list[tuple[str, str]]:
+        """Return the conditions on what facts tell about themselves ("very frequent")."""
+        found = []
+        for piece in parts.pieces:
+            for kind in piece.kinds:
+                if piece.members and any(kind in relation.qualifiers for relation in self.graph.relations.values()):
+                    found.append((kind, self.graph.entity(piece.members[0].ids[0]).name))
+        return found

@@ -1,0 +1,271 @@
+"""The graph as the reasoner reads it: lazily from the store, cached, with a temporary overlay."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from tuili.knowledge.records import Edge, Kind, Relation, normalise
+from tuili.knowledge.store import Store, sqlite_errors
+
+_WORD = re.compile(r"\w+", re.UNICODE)
+_CHUNK = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Entity:
+    """A node as read from a base."""
+
+    id: int
+    key: str
+    kind: str
+    name: str
+    description: str = ""
+    aliases: tuple[str, ...] = ()
+    data: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """An edge as read from a base: `subject` and `object` are entity ids."""
+
+    id: int
+    subject: int
+    relation: str
+    object: int
+    weight: float = 1.0
+    source: str = ""
+    data: Mapping[str, object] = field(default_factory=dict, compare=False)
+
+    def other(self, node: int) -> int:
+        """Return the end that is not `node`."""
+        return self.object if node == self.subject else self.subject
+
+
+class Graph:
+    """Reads a store by entity; one look-up per entity and direction, kept in memory.
+
+    Opening costs the schema only, so a base of any size is ready in milliseconds.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._entities: dict[int, Entity] = {}
+        self._facts: dict[tuple[int, bool], tuple[Fact, ...]] = {}
+        self._overlay: list[Fact] = []
+        self._overlay_ids: dict[str, int] = {}
+
+    @property
+    def name(self) -> str:
+        """The base's name."""
+        return self.store.path.stem
+
+    @cached_property
+    def kinds(self) -> dict[str, Kind]:
+        """The entity types, by name; kinds that entities have but nobody declared included."""
+        with sqlite_errors(self.store.path):
+            rows = self.store.connection.execute("SELECT data FROM kind").fetchall()
+            used = self.store.connection.execute("SELECT DISTINCT kind FROM node").fetchall()
+        declared = [Kind(**_tuples(json.loads(data))) for (data,) in rows]
+        found = {kind.name: kind for kind in declared}
+        return found | {kind: Kind(kind, words=(kind,)) for (kind,) in used if kind not in found}
+
+    @cached_property
+    def relations(self) -> dict[str, Relation]:
+        """The edge types, by name."""
+        with sqlite_errors(self.store.path):
+            rows = self.store.connection.execute("SELECT data FROM relation ORDER BY id").fetchall()
+        declared = [Relation(**_tuples(json.loads(data))) for (data,) in rows]
+        return {relation.name: relation for relation in declared}
+
+    @cached_property
+    def signatures(self) -> dict[tuple[str, str], tuple[str, ...]]:
+        """Which relations really lead from a subject kind to an object kind, the most frequent first."""
+        with sqlite_errors(self.store.path):
+            rows = self.store.connection.execute(
+                "SELECT subject_kind, object_kind, relation FROM signature ORDER BY num DESC").fetchall()
+        found: dict[tuple[str, str], tuple[str, ...]] = {}
+        for subject, object_, relation in rows:
+            name = self._relation_names[relation]
+            found[subject, object_] = (*found.get((subject, object_), ()), name)
+        return found
+
+    @cached_property
+    def _relation_names(self) -> dict[int, str]:
+        return dict(self.store.connection.execute("SELECT id, name FROM relation"))
+
+    def is_kind(self, kind: str, wanted: str) -> bool:
+        """Tell whether `kind` is `wanted` or below it."""
+        for _ in range(len(self.kinds) + 1):
+            if kind == wanted:
+                return True
+            known = self.kinds.get(kind)
+            if known is None or not known.parent:
+                return False
+            kind = known.parent
+        return False
+
+    def subkinds(self, wanted: str) -> list[str]:
+        """Return `wanted` and every kind below it."""
+        return [kind for kind in self.kinds if self.is_kind(kind, wanted)]
+
+    def entities(self, ids: Iterable[int]) -> list[Entity]:
+        """Return entities by id, in the given order."""
+        ids = list(ids)
+        missing = [number for number in dict.fromkeys(ids) if number not in self._entities]
+        for chunk in _batched(missing):
+            marks = ",".join("?" * len(chunk))
+            for row in self.store.connection.execute(f"SELECT * FROM node WHERE id IN ({marks})", tuple(chunk)):
+                self._entities[row[0]] = _entity(row)
+        return [self._entities[number] for number in ids]
+
+    def entity(self, number: int) -> Entity:
+        """Return one entity."""
+        return self._entities.get(number) or self.entities([number])[0]
+
+    def by_key(self, key: str) -> int | None:
+        """Return the id of the entity with this key, or None."""
+        row = self.store.connection.execute("SELECT id FROM node WHERE key = ?", (key,)).fetchone()
+        return row[0] if row else self._overlay_ids.get(normalise(key))
+
+    def by_label(self, norms: Iterable[str]) -> dict[str, list[int]]:
+        """Return the ids of the entities that have one of these normalised names, by name."""
+        norms = list(dict.fromkeys(norms))
+        found: dict[str, list[int]] = {}
+        for chunk in _batched(norms):
+            marks = ",".join("?" * len(chunk))
+            rows = self.store.connection.execute(
+                f"SELECT norm, node FROM label WHERE norm IN ({marks})", tuple(chunk))
+            for norm, node in rows:
+                found.setdefault(norm, []).append(node)
+        for norm in norms:
+            if norm in self._overlay_ids and self._overlay_ids[norm] not in found.get(norm, ()):
+                found.setdefault(norm, []).append(self._overlay_ids[norm])
+        return found
+
+    def labels_with_prefix(self, prefix: str, limit: int = 50_000) -> list[tuple[str, int]]:
+        """Return (normalised name, id) of the names that begin with `prefix`, for fuzzy matching."""
+        rows = self.store.connection.execute(
+            "SELECT norm, node FROM label WHERE norm >= ? AND norm < ? LIMIT ?", (prefix, prefix + "\U0010ffff", limit))
+        return list(rows)
+
+    def facts(self, node: int, *, inverse: bool = False) -> tuple[Fact, ...]:
+        """Return the facts with `node` as subject, or as object if `inverse`, in order of entry."""
+        key = (node, inverse)
+        if key not in self._facts:
+            end = "object" if inverse else "subject"
+            rows = self.store.connection.execute(
+                "SELECT id, subject, relation, object, weight, source, data FROM edge"
+                f" WHERE {end} = ? ORDER BY id", (node,)).fetchall() if node > 0 else []
+            stored = [self._fact(row) for row in rows]
+            extra = [fact for fact in self._overlay if (fact.object if inverse else fact.subject) == node]
+            self._facts[key] = tuple(stored + extra)
+        return self._facts[key]
+
+    def _fact(self, row: Sequence[object]) -> Fact:
+        number, subject, relation, object_, weight, source, data = row
+        return Fact(number, subject, self._relation_names[relation], object_, weight, source,  # type: ignore[arg-type, index]
+                    json.loads(data) if data else {})  # type: ignore[arg-type]
+
+    def step(self, node: int, relation: str, *, inverse: bool = False) -> list[Fact]:
+        """Return the facts of one relation at `node`."""
+        return [fact for fact in self.facts(node, inverse=inverse) if fact.relation == relation]
+
+    def closure(self, node: int, relation: str, *, inverse: bool = False) -> dict[int, tuple[Fact, ...]]:
+        """Return everything that a transitive relation reaches from `node`, with the facts that lead there.
+
+        Breadth first, so each path is a shortest one; cycles end where they began.
+        """
+        reached: dict[int, tuple[Fact, ...]] = {node: ()}
+        frontier = [node]
+        while frontier:
+            following = []
+            for current in frontier:
+                for fact in self.step(current, relation, inverse=inverse):
+                    other = fact.subject if inverse else fact.object
+                    if other not in reached:
+                        reached[other] = (*reached[current], fact)
+                        following.append(other)
+            frontier = following
+        del reached[node]
+        return reached
+
+    def near(self, nodes: Iterable[int], steps: int, limit: int) -> set[int]:
+        """Return the entities within `steps` facts of `nodes`, at most about `limit` of them."""
+        reached = frontier = set(nodes)
+        for _ in range(steps):
+            following: set[int] = set()
+            for node in frontier:
+                for inverse in (False, True):
+                    facts = self.facts(node, inverse=inverse)
+                    if not inverse or len(facts) < 50:
+                        following.update(fact.other(node) for fact in facts)
+                if len(following) > limit:
+                    break
+            frontier = following - reached
+            reached = reached | frontier
+        return reached
+
+    def members(self, kind: str, limit: int) -> list[int]:
+        """Return up to `limit` entities of a kind or below it."""
+        kinds = self.subkinds(kind)
+        marks = ",".join("?" * len(kinds))
+        rows = self.store.connection.execute(
+            f"SELECT id FROM node WHERE kind IN ({marks}) LIMIT ?", (*kinds, limit))
+        return [row[0] for row in rows]
+
+    def search(self, text: str, *, kinds: Sequence[str] = (), limit: int = 20) -> list[tuple[int, float]]:
+        """Full-text search (BM25 over name, aliases, description); best first, scores above 0."""
+        words = list(dict.fromkeys(_WORD.findall(text.casefold())))[:64]
+        if not words:
+            return []
+        match = " OR ".join(f'"{word}"' for word in words)
+        wanted = [sub for kind in kinds for sub in self.subkinds(kind)]
+        where = f" AND node.kind IN ({','.join('?' * len(wanted))})" if wanted else ""
+        with sqlite_errors(self.store.path):
+            rows = self.store.connection.execute(
+                "SELECT node.id, bm25(node_fts, 8.0, 4.0, 1.0) AS score FROM node_fts JOIN node"
+                f" ON node.id = node_fts.rowid WHERE node_fts MATCH ?{where} ORDER BY score LIMIT ?",
+                (match, *wanted, limit))
+            return [(number, -score) for number, score in rows]
+
+    def overlay(self, edges: Iterable[Edge]) -> None:
+        """Add facts that live only as long as this object; the file is not touched."""
+        for edge in edges:
+            subject, object_ = self._overlay_id(edge.subject), self._overlay_id(edge.object)
+            if edge.relation not in self.relations:
+                self.relations[edge.relation] = Relation(edge.relation)
+            fact = Fact(-1 - len(self._overlay), subject, edge.relation, object_, edge.weight, edge.source, edge.data)
+            self._overlay.append(fact)
+        self._facts.clear()
+
+    def _overlay_id(self, name: str) -> int:
+        norm = normalise(name)
+        known = self.by_label([norm]).get(norm)
+        if known:
+            return known[0]
+        number = -1 - len(self._overlay_ids)
+        self._overlay_ids[norm] = number
+        self._entities[number] = Entity(number, name, "entity", name)
+        return number
+
+
+def _batched(items: Sequence[object]) -> Iterable[Sequence[object]]:
+    return (items[start:start + _CHUNK] for start in range(0, len(items), _CHUNK))
+
+
+def _tuples(fields: dict[str, Any]) -> dict[str, Any]:
+    """Turn JSON's lists back into the tuples that records hold."""
+    if "qualifiers" in fields:
+        fields["qualifiers"] = {key: tuple(words) for key, words in fields["qualifiers"].items()}
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
+
+
+def _entity(row: Sequence[object]) -> Entity:
+    number, key, kind, name, description, aliases, data = row
+    return Entity(number, key, kind, name, description,  # type: ignore[arg-type]
+                  tuple(aliases.split("\n")) if aliases else (), json.loads(data) if data else {})  # type: ignore[attr-defined, arg-type]

@@ -1,0 +1,376 @@
+"""Linking: which words of a question name entities, kinds, relations and operations of a base.
+
+Exact names and aliases first, then dotted code names, then close spellings (rapidfuzz), then
+full text; embeddings come in last, as a callable, for words that nothing else explains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from functools import cached_property
+
+from tuili.knowledge.graph import Graph
+from tuili.knowledge.records import normalise
+from tuili.knowledge.text import FUNCTION_WORDS, OPENING_WORDS, Token, is_light, stems, tokenise
+
+MAX_SPAN = 12
+MAX_IDS = 400
+MAX_NEAR = 4_000
+FUZZY_CUTOFF = 86.0
+FAR_PENALTY = 0.8
+NEAR_BONUS = 0.1
+SCHEMA_PENALTY = 0.5
+CLAUSE_WORD = 0.45
+INFLECTED_PENALTY = 0.2
+FIRM_SCORE = 1.2
+
+# How similar each text is to a query, 0 to 1 (an encoder; see `tuili.reason.weights`).
+Similarity = Callable[[str, Sequence[str]], Sequence[float]]
+
+
+class Role(StrEnum):
+    """What a mention stands for."""
+
+    ENTITY = "entity"
+    KIND = "kind"
+    RELATION = "relation"
+    TEXT = "text"
+    QUALIFIER = "qualifier"
+    OPERATION = "operation"
+
+
+@dataclass(frozen=True, slots=True)
+class Mention:
+    """Tokens `start` to `end` (exclusive) of a question read as something of the base.
+
+    `value` is the kind, relation or operation; `ids` are the entities; `inverse` tells that a
+    relation phrase reads from object to subject; `argument` is an operation's number.
+    """
+
+    start: int
+    end: int
+    role: Role
+    value: str
+    score: float
+    how: str = "exact"
+    ids: tuple[int, ...] = ()
+    kinds: tuple[str, ...] = ()
+    inverse: bool = False
+    noun: bool = False
+    argument: int = 0
+
+
+_OPENERS = frozenset("that which who to for".split())
+_CLOSERS = frozenset("of in from for by the a an that which when if".split())
+
+# Operations every base understands: phrase by phrase, as stems.
+_OPERATIONS: dict[str, str] = {
+    "count": "how many|what number of|what is the number of|what s the number of|tell me the number of|number of|count of|total number|how large a number|in how many|to how many|count",
+    "not": "not|no|without|lack|lacks|lacking|except|excluding|excludes|missing|misses|absent|cannot|nor|minus|never|unknown to|free of|n t|don t|doesn t"
+           "|isn t|rather than|instead of|fail to have|though no|but no|missing from|apart from|other than",
+    "or": "or|either|versus|vs",
+    "share": "share|shared|in common|common|both|jointly|same|at the same time|at once|alike|overlap|the two",
+    "most": "more|most|larger number|largest number|longer list|longest|greater number|greatest number|bigger",
+    "least": "fewer|fewest|least|smaller number|smallest number|shortest|less",
+    "direct": "direct|directly|immediate|immediately|one level|right above|right below|directly above",
+    "aliases": "another name|other name|synonym|also called|also known as|alternative name|alias|different name"
+               "|other word|another word|alternative term|another term|other term|goes by|known as|has the synonym|have the synonym|with the synonym|call otherwise"
+               "|other way of say|alternative label|else is it called|say differently",
+    "label": "the term for|official name|preferred name|proper name|official term|called as a term|term called"
+             "|preferred term|standard term|preferred label|main name|primary name|standard name|proper term|is called",
+    "describe": "describe|definition of|define|meaning of|what is meant by|what does it mean",
+    "ask": "yes or no|true or false|right or wrong|or not",
+    "nearest": "close|closest|nearest|lowest|most specific|most recent",
+}
+_ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
+_LAST = ("last", "final")
+
+
+@dataclass
+class Lexicon:
+    """The phrases of a base's schema and the operations, by their stems."""
+
+    phrases: dict[tuple[str, ...], list[Mention]] = field(default_factory=dict)
+    longest: int = 1
+
+    def add(self, phrase: str, mention: Mention) -> None:
+        """Add a phrase."""
+        words = normalise(phrase).removeprefix("be ").split()
+        while len(words) > 1 and words[0] in ("a", "an", "the"):
+            words.pop(0)
+        if mention.role != Role.OPERATION and all(word in FUNCTION_WORDS for word in words):
+            return
+        key = stems(" ".join(words)) if mention.role != Role.OPERATION else ("=", *words)
+        if key and mention not in self.phrases.setdefault(key, []):
+            self.phrases[key].append(mention)
+            self.longest = max(self.longest, len(words))
+
+
+class Linker:
+    """Finds the mentions of a question in one base."""
+
+    def __init__(self, graph: Graph, similarity: Similarity | None = None) -> None:
+        self.graph = graph
+        self.similarity = similarity
+
+    @cached_property
+    def lexicon(self) -> Lexicon:
+        """The words of the base's schema and the operations."""
+        lexicon = Lexicon()
+        for name, phrases in _OPERATIONS.items():
+            for phrase in phrases.split("|"):
+                lexicon.add(phrase, Mention(0, 0, Role.OPERATION, name, 0.3 if phrase == "number of" else 0.6))
+        for position, word in enumerate(_ORDINALS, 1):
+            for form in (word, f"{position}{_suffix(position)}", f"position {word}"):
+                lexicon.add(form, Mention(0, 0, Role.OPERATION, "ordinal", 0.6, argument=position))
+        for word in _LAST:
+            lexicon.add(word, Mention(0, 0, Role.OPERATION, "ordinal", 0.6, argument=-1))
+        for kind in self.graph.kinds.values():
+            for word in (kind.name, *kind.words):
+                lexicon.add(word, Mention(0, 0, Role.KIND, kind.name, 0.8))
+        for relation in self.graph.relations.values():
+            self._add_relation(lexicon, relation.name)
+        return lexicon
+
+    def _add_relation(self, lexicon: Lexicon, name: str) -> None:
+        relation = self.graph.relations[name]
+        kinds = {stems(word) for kind in self.graph.kinds.values() for word in (kind.name, *kind.words)}
+        add = lambda phrase, mention: None if _bare(phrase) in kinds else lexicon.add(phrase, mention)  # noqa: E731
+        add(name, Mention(0, 0, Role.RELATION, name, 0.9, noun=True))
+        if relation.inverse:
+            add(relation.inverse, Mention(0, 0, Role.RELATION, name, 0.9, inverse=True, noun=True))
+        for noun in relation.nouns:
+            add(noun, Mention(0, 0, Role.RELATION, name, 0.8, noun=True))
+        for noun in relation.inverse_nouns:
+            add(noun, Mention(0, 0, Role.RELATION, name, 0.8, inverse=True, noun=True))
+        for word in relation.words or _guessed_words(name):
+            add(word, Mention(0, 0, Role.RELATION, name, 0.7))
+        for word in relation.inverse_words:
+            add(word, Mention(0, 0, Role.RELATION, name, 0.7, inverse=True))
+        for qualifier, words in relation.qualifiers.items():
+            for word in (qualifier, *words):
+                lexicon.add(word, Mention(0, 0, Role.QUALIFIER, f"{name}\n{qualifier}", 0.9))
+
+    def mentions(self, question: str, tokens: list[Token] | None = None) -> list[Mention]:
+        """Return every reading of every span, overlapping ones included."""
+        tokens = tokens or tokenise(question)
+        read = [*self._schema_mentions(tokens), *self._entity_mentions(question, tokens)]
+        found = [mention for mention in read if not _splits_compound(tokens, mention)]
+        known = {at for mention in found if mention.role == Role.ENTITY for at in range(mention.start, mention.end)}
+        for at, token in enumerate(tokens):
+            if at not in known and (token.is_code or self._is_unexplained(at, token, found)):
+                found.extend(self._fuzzy(at, token))
+        grounded = self._ground(tokens, found)
+        grounded.extend(self._appositions(tokens, grounded))
+        grounded.extend(_clauses(tokens, grounded))
+        return grounded
+
+    def _appositions(self, tokens: Sequence[Token], found: Sequence[Mention]) -> Iterable[Mention]:
+        """Yield a name and the kind word beside it as one mention ("the maxsize parameter")."""
+        kinds = [mention for mention in found if mention.role == Role.KIND]
+        for named in [mention for mention in found if mention.role == Role.ENTITY]:
+            for kind in kinds:
+                left, right = (named, kind) if named.start < kind.start else (kind, named)
+                gap = tokens[left.end:right.start]
+                if left.end > right.start or len(gap) > 3 or not all(_apposes(token) for token in gap):
+                    continue
+                wanted = self.graph.subkinds(kind.value)
+                ids = tuple(entity.id for entity in self.graph.entities(named.ids) if entity.kind in wanted)
+                if ids:
+                    far = FAR_PENALTY if named.how == "elsewhere" else 0.0
+                    yield Mention(left.start, right.end, Role.ENTITY, named.value, named.score + far + kind.score + 0.3,
+                                  named.how, ids, tuple(sorted({entity.kind for entity in self.graph.entities(ids)})))
+
+    def _ground(self, tokens: Sequence[Token], found: Sequence[Mention]) -> list[Mention]:
+        """Keep short names only near the entities that the question names in full.
+
+        "timeout" is the name of a hundred parameters: the one of subprocess.run is meant if
+        subprocess.run is named too; if none is near, the reading is kept but counts little.
+        """
+        firm = {mention: [number for number in mention.ids if not self._is_short(number, mention.value)]
+                for mention in found if mention.role == Role.ENTITY}
+        coded = [ids for mention, ids in firm.items() if ids and _is_code(tokens, mention)]
+        anchors = {number for ids in (coded or [ids for ids in firm.values() if ids]) for number in ids[:5]}
+        shorts = [number for mention in firm for number in mention.ids if number not in firm[mention]]
+        if not anchors or not shorts:
+            return list(found)
+        near = self.graph.near(anchors, 2, MAX_NEAR)
+        return [self._place(mention, near, firm[mention] if not coded or _is_code(tokens, mention) else ())
+                if mention in firm else mention for mention in found]
+
+    def _is_short(self, number: int, norm: str) -> bool:
+        entity = self.graph.entity(number)
+        kind = self.graph.kinds.get(entity.kind)
+        return bool(kind and kind.by_name) or normalise(entity.name).endswith(f".{norm}")
+
+    def _place(self, mention: Mention, near: set[int], firm: Sequence[int]) -> Mention:
+        kept = tuple(number for number in mention.ids if number in near or number in firm)
+        if not kept:
+            return replace(mention, score=mention.score - FAR_PENALTY, how="elsewhere")
+        bonus = NEAR_BONUS if any(number in near for number in kept) else 0.0
+        kinds = tuple(sorted({entity.kind for entity in self.graph.entities(kept)}))
+        return replace(mention, ids=kept, kinds=kinds, score=mention.score + bonus)
+
+    def _is_unexplained(self, at: int, token: Token, found: Sequence[Mention]) -> bool:
+        plain = is_light(token) or len(token.text) < 5 or not token.text[0].isalpha()
+        return not plain and not any(mention.start <= at < mention.end for mention in found)
+
+    def _schema_mentions(self, tokens: Sequence[Token]) -> Iterable[Mention]:
+        phrases = self.lexicon.phrases
+        for start, end, words in _spans(tokens, self.lexicon.longest):
+            if start == 0 and end == 1 and tokens[0].is_function_word and words in OPENING_WORDS:
+                continue
+            exact = words.split()
+            single = [word.removesuffix("s") if len(word) > 3 and not word.endswith("ss") else word for word in exact]
+            for key in dict.fromkeys((stems(words), ("=", *exact), ("=", *single))):
+                for mention in phrases.get(key, ()):
+                    score = mention.score + 0.25 * (len(words.split()) - 1)
+                    yield replace(mention, start=start, end=end, score=score, how="schema")
+
+    def _entity_mentions(self, question: str, tokens: Sequence[Token]) -> Iterable[Mention]:
+        spans: dict[str, list[tuple[int, int, str]]] = {}
+        for start, first in enumerate(tokens):
+            if first.is_mark:
+                continue
+            shortest = 2 if first.is_function_word and not _capital(first, start) else 1
+            for end in range(start + shortest, min(len(tokens), start + MAX_SPAN) + 1):
+                if tokens[end - 1].is_mark and tokens[end - 1].text not in ")-'’":
+                    if tokens[end - 1].text not in ",(/-'’":
+                        break
+                    continue
+                if tokens[end - 1].is_mark and (tokens[end - 1].text != ")" or "(" not in question[first.start:tokens[end - 1].start]):
+                    continue
+                text = question[first.start:tokens[end - 1].end]
+                exact = normalise(text)
+                is_code = any(token.is_code for token in tokens[start:end])
+                for norm in [exact] if is_code else _variants(exact):
+                    spans.setdefault(norm, []).append((start, end, exact))
+        labels = self.graph.by_label(spans)
+        for norm, ids in labels.items():
+            for start, end, exact in spans[norm]:
+                if norm == exact or exact not in labels:
+                    inflected = INFLECTED_PENALTY * (norm != exact and end - start == 1)
+                    for mention in self._entity(tokens, start, end, norm, ids):
+                        yield replace(mention, score=mention.score - inflected)
+
+    def _entity(self, tokens: Sequence[Token], start: int, end: int, norm: str, ids: Sequence[int]) -> Iterable[Mention]:
+        """Yield one mention per kind that has an entity of this name."""
+        by_kind: dict[str, list[int]] = {}
+        entities = {entity.id: entity for entity in self.graph.entities(ids[:MAX_IDS])}
+        for entity in entities.values():
+            by_kind.setdefault(entity.kind, []).append(entity.id)
+        is_code = any(token.is_code for token in tokens[start:end])
+        words = sum(not token.is_mark for token in tokens[start:end])
+        is_schema = words == 1 and not is_code and stems(tokens[start].text) in self.lexicon.phrases
+        for kind, members in by_kind.items():
+            exact = any(normalise(entities[number].name) == norm for number in members)
+            score = (1.0 if exact else 0.8) + 0.7 * (words - 1) + 0.5 * is_code - SCHEMA_PENALTY * is_schema
+            if words == 1 and not is_code:
+                score -= 0.1 * min(len(members), 32).bit_length() - 0.1
+            yield Mention(start, end, Role.ENTITY, norm, score, "name" if exact else "alias", tuple(members), (kind,))
+
+    def _fuzzy(self, at: int, token: Token) -> list[Mention]:
+        from rapidfuzz import fuzz, process
+
+        norm = normalise(token.text)
+        if len(norm) < 4:
+            return []
+        rows = self.graph.labels_with_prefix(norm[:2])
+        last = norm.rsplit(".", 1)[-1]
+        near = process.extract(norm, [label for label, _ in rows], scorer=fuzz.ratio, limit=5, score_cutoff=FUZZY_CUTOFF)
+        best = [row for row in near if fuzz.ratio(row[0].rsplit(".", 1)[-1], last) >= FUZZY_CUTOFF]
+        if not best:
+            return []
+        ids = tuple(dict.fromkeys(rows[place][1] for label, score, place in best if label == best[0][0]))
+        kinds = tuple(sorted({entity.kind for entity in self.graph.entities(ids)}))
+        return [Mention(at, at + 1, Role.ENTITY, best[0][0], 0.6 * best[0][1] / 100, "spelling", ids, kinds)]
+
+
+def _splits_compound(tokens: Sequence[Token], mention: Mention) -> bool:
+    """Tell whether a mention is only a part of a hyphenated word ("keyword" in "keyword-only")."""
+    for mark, inner, outer in ((mention.start - 1, mention.start, mention.start - 2),
+                               (mention.end, mention.end - 1, mention.end + 1)):
+        if 0 <= mark < len(tokens) and tokens[mark].text == "-" and 0 <= outer < len(tokens):
+            left, right = sorted((inner, outer))
+            if tokens[left].end == tokens[mark].start and tokens[mark].end == tokens[right].start:
+                return True
+    return False
+
+
+def _spans(tokens: Sequence[Token], longest: int) -> Iterable[tuple[int, int, str]]:
+    """Yield (start, end, normalised words) of every run of at most `longest` words."""
+    for start in range(len(tokens)):
+        words = ""
+        for end in range(start, len(tokens)):
+            if tokens[end].is_mark:
+                if end == start or tokens[end].text not in "-'’":
+                    break
+                continue
+            words = f"{words} {normalise(tokens[end].text)}".strip()
+            if len(words.split()) > longest:
+                break
+            yield start, end + 1, words
+
+
+def _apposes(token: Token) -> bool:
+    return token.text.casefold() in ("the", "a", "an", "called", "named", ":", "(", "s", "'", "’")
+
+
+def _clauses(tokens: Sequence[Token], found: Sequence[Mention]) -> Iterable[Mention]:
+    """Yield whole clauses as descriptions ("controls indentation"), up to a name that is surely meant."""
+    firm = {at for mention in found if mention.role == Role.ENTITY and mention.how in ("name", "alias")
+            and (mention.score >= FIRM_SCORE or _is_code(tokens, mention)) for at in range(mention.start, mention.end)}
+    heads = {mention.end for mention in found if mention.role in (Role.KIND, Role.ENTITY)}
+    for start in range(1, len(tokens)):
+        opens = start in heads or tokens[start - 1].text.casefold() in _OPENERS
+        if not opens or tokens[start].is_function_word or start in firm:
+            continue
+        for end in range(start + 2, len(tokens) + 1):
+            if end - 1 in firm or tokens[end - 1].text in ",.;:?!()":
+                break
+            stops = end == len(tokens) or end in firm or tokens[end].text.casefold() in _CLOSERS or tokens[end].is_mark
+            if stops and not tokens[end - 1].is_function_word and any(not is_light(token) for token in tokens[start:end]):
+                content = sum(not is_light(token) for token in tokens[start:end])
+                yield Mention(start, end, Role.TEXT, "", CLAUSE_WORD * content + 0.2, "clause")
+
+
+def _bare(phrase: str) -> tuple[str, ...]:
+    """Return a phrase's stems without a preposition at its end ("parameter of" says no more than its kind)."""
+    words = normalise(phrase).removeprefix("be ").split()
+    while len(words) > 1 and words[-1] in FUNCTION_WORDS:
+        words.pop()
+    return stems(" ".join(words))
+
+
+def _is_code(tokens: Sequence[Token], mention: Mention) -> bool:
+    return any(token.is_code for token in tokens[mention.start:mention.end])
+
+
+def _capital(token: Token, at: int) -> bool:
+    return at > 0 and token.text[:1].isupper()
+
+
+def _suffix(position: int) -> str:
+    return {1: "st", 2: "nd", 3: "rd"}.get(position, "th")
+
+
+def _variants(norm: str) -> Iterable[str]:
+    """Yield a name as written and, for a plain last word, in the other number."""
+    yield norm
+    if norm.endswith("s") and len(norm) > 3:
+        yield norm[:-1]
+        if norm.endswith("es"):
+            yield norm[:-2]
+        if norm.endswith("ies"):
+            yield norm[:-3] + "y"
+    if "." in norm and norm.endswith((".", "()")):
+        yield norm.rstrip(".()")
+
+
+def _guessed_words(name: str) -> list[str]:
+    """Return words for a relation that nobody described: its name's content words."""
+    words = normalise(name).split()
+    content = [word for word in words if word not in FUNCTION_WORDS]
+    return [" ".join(content), *content] if content else words

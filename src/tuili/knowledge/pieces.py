@@ -1,0 +1,231 @@
+"""From a reading to pieces: what the question's mentions become before they are connected."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from tuili.knowledge.graph import Graph
+from tuili.knowledge.link import Mention, Role
+from tuili.knowledge.segment import Reading
+from tuili.knowledge.text import Token
+
+_APPOSITION = frozenset("the a an called named : ( argument ) module class function keyword".split())
+_JOINING = frozenset("and or , & + / vs versus as well together with plus also along the a an of in both between . ;".split())
+_QUESTION_WORDS = frozenset("which what who whom whose where when how".split())
+_AUXILIARIES = frozenset(
+    "is are was were does do did can could has have had may might must shall should will would isn doesn don".split()
+)
+
+
+@dataclass(slots=True)
+class Piece:
+    """A variable in the making: a kind word, a named entity, or several joined ones.
+
+    `members` are the entity mentions; `text` the words that describe it; `implied` the relation
+    that called for it when the question has no word of its own for it.
+    """
+
+    start: int
+    end: int
+    kinds: tuple[str, ...] = ()
+    members: list[Mention] = field(default_factory=list)
+    text: list[str] = field(default_factory=list)
+    label: str = ""
+    negated: list[bool] = field(default_factory=list)
+    any_of: bool = False
+    ordinal: int = 0
+    plural: bool = True
+    implied: str = ""
+    named_kind: bool = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the question does not name the entity."""
+        return not self.members
+
+
+@dataclass(slots=True)
+class Pieces:
+    """All pieces of a reading, with what is left: relations, operations, words."""
+
+    pieces: list[Piece]
+    relations: list[Mention]
+    qualifiers: list[Mention]
+    operations: list[Mention]
+    texts: list[tuple[int, int]]
+    wh: int
+    asks: bool
+
+    def operation(self, name: str) -> Mention | None:
+        """Return the first operation of this name."""
+        return next((mention for mention in self.operations if mention.value == name), None)
+
+
+def cut(graph: Graph, tokens: Sequence[Token], reading: Reading) -> Pieces:
+    """Turn a reading into pieces: appositions merged, enumerations joined, negations placed."""
+    pieces = [_piece(graph, tokens, mention) for mention in reading.mentions
+              if mention.role in (Role.ENTITY, Role.KIND)]
+    by_role = {role: [mention for mention in reading.mentions if mention.role == role] for role in Role}
+    wh = next((at for at, token in enumerate(tokens) if token.text.casefold() in _QUESTION_WORDS), -1)
+    asks = _asks(tokens) or any(mention.value == "ask" for mention in by_role[Role.OPERATION])
+    pieces = _merge_appositions(graph, tokens, pieces)
+    pieces = _join(tokens, pieces, by_role[Role.OPERATION])
+    _offer_choices(tokens, pieces)
+    _negate(tokens, pieces, by_role[Role.OPERATION], by_role[Role.RELATION])
+    _place_ordinals(pieces, by_role[Role.OPERATION])
+    if asks:
+        pieces = _identify(graph, pieces)
+    return Pieces(pieces, by_role[Role.RELATION], by_role[Role.QUALIFIER], by_role[Role.OPERATION],
+                  _texts(tokens, reading), wh, asks)
+
+
+def _piece(graph: Graph, tokens: Sequence[Token], mention: Mention) -> Piece:
+    label = " ".join(token.text for token in tokens[mention.start:mention.end])
+    if mention.role == Role.ENTITY:
+        return Piece(mention.start, mention.end, mention.kinds, [mention], label=label, negated=[False])
+    last = tokens[mention.end - 1].text.casefold()
+    plural = last.endswith("s") and not last.endswith("ss")
+    return Piece(mention.start, mention.end, tuple(graph.subkinds(mention.value)), label=label,
+                 negated=[False], plural=plural, named_kind=True)
+
+
+def _asks(tokens: Sequence[Token]) -> bool:
+    first = next((token.text.casefold() for token in tokens if not token.is_mark), "")
+    return first in _AUXILIARIES or first == "whether"
+
+
+def _merge_appositions(graph: Graph, tokens: Sequence[Token], pieces: list[Piece]) -> list[Piece]:
+    """Make one piece of a kind word and a name beside it ("the maxsize parameter")."""
+    merged: list[Piece] = []
+    for piece in pieces:
+        before = merged[-1] if merged else None
+        if before is not None and _apposed(tokens, before, piece):
+            named, kind = (before, piece) if before.members else (piece, before)
+            merged[-1] = _restrict(graph, named, kind)
+        else:
+            merged.append(piece)
+    return merged
+
+
+def _apposed(tokens: Sequence[Token], left: Piece, right: Piece) -> bool:
+    if left.is_open == right.is_open or left.end > right.start:
+        return False
+    named, kind = (left, right) if left.members else (right, left)
+    gap = [token.text.casefold() for token in tokens[left.end:right.start]]
+    return bool(set(named.kinds) & set(kind.kinds)) and all(word in _APPOSITION for word in gap)
+
+
+def _restrict(graph: Graph, named: Piece, kind: Piece) -> Piece:
+    mention = named.members[0]
+    ids = tuple(entity.id for entity in graph.entities(mention.ids) if entity.kind in kind.kinds)
+    kinds = tuple(sorted({graph.entity(number).kind for number in ids}))
+    member = Mention(mention.start, mention.end, mention.role, mention.value, mention.score + 0.4, mention.how, ids, kinds)
+    return Piece(min(named.start, kind.start), max(named.end, kind.end), kinds, [member],
+                 label=named.label, negated=[False], named_kind=True, plural=kind.plural)
+
+
+def _join(tokens: Sequence[Token], pieces: list[Piece], operations: Sequence[Mention]) -> list[Piece]:
+    """Make one piece of named entities that are enumerated ("A, B and C")."""
+    joined: list[Piece] = []
+    covered = {at: mention.value for mention in operations for at in range(mention.start, mention.end)}
+    for piece in pieces:
+        before = joined[-1] if joined else None
+        if before is not None and before.members and piece.members and _joins(tokens, before, piece, covered):
+            before.members.extend(piece.members)
+            before.negated.append(False)
+            gap = range(before.end, piece.start)
+            before.any_of |= any(covered.get(at) == "or" for at in gap)
+            before.kinds = tuple(kind for kind in before.kinds if kind in piece.kinds)
+            before.end, before.label = piece.end, f"{before.label}, {piece.label}"
+        else:
+            joined.append(piece)
+    return joined
+
+
+def _joins(tokens: Sequence[Token], left: Piece, right: Piece, covered: dict[int, str]) -> bool:
+    gap = range(left.end, right.start)
+    words = [tokens[at].text.casefold() for at in gap]
+    fits = all(word in _JOINING or covered.get(at) in ("or", "share") for word, at in zip(words, gap, strict=True))
+    joint = any(word in ("and", "or", ",", "&", "+", "/", "plus", "vs", "versus", "as", "together", "along", "with")
+                for word in words)
+    lone_with = "with" in words and not {"together", "along"} & set(words) and "and" not in words
+    of_gap = bool({"of", "in"} & set(words)) and not {"and", "or", "as"} & set(words)
+    return bool(set(left.kinds) & set(right.kinds)) and fits and joint and not lone_with and not of_gap
+
+
+def _offer_choices(tokens: Sequence[Token], pieces: Sequence[Piece]) -> None:
+    """Mark an enumeration after "which of" or "between" as a choice."""
+    for piece in pieces:
+        before = [token.text.casefold() for token in tokens[max(0, piece.start - 4):piece.start]]
+        asked = "of" in before and bool(_QUESTION_WORDS & set(before)) or before[-1:] == ["between"]
+        if len(piece.members) > 1 and asked:
+            piece.any_of = True
+
+
+def _negate(tokens: Sequence[Token], pieces: Sequence[Piece], operations: Sequence[Mention],
+            relations: Sequence[Mention]) -> None:
+    """Give each negation to the named piece it speaks of: the next one, or the one before a final negation."""
+    relation_at = {at for mention in relations for at in range(mention.start, mention.end)}
+    for operation in operations:
+        if operation.value != "not":
+            continue
+        following = next((piece for piece in pieces if piece.start >= operation.end and piece.members), None)
+        if following is not None and _only_grammar(tokens, operation.end, following.start, relation_at, pieces):
+            following.negated = [True] * len(following.members)
+            continue
+        earlier = [piece for piece in pieces if piece.end <= operation.start and piece.members]
+        if earlier:
+            earlier[-1].negated[-1] = True
+
+
+def _only_grammar(tokens: Sequence[Token], start: int, end: int, relation_at: set[int], pieces: Sequence[Piece]) -> bool:
+    kind_at = {at for piece in pieces if piece.is_open for at in range(piece.start, piece.end)}
+    return all(tokens[at].is_function_word or at in relation_at or at in kind_at for at in range(start, end))
+
+
+def _place_ordinals(pieces: Sequence[Piece], operations: Sequence[Mention]) -> None:
+    for operation in operations:
+        if operation.value != "ordinal":
+            continue
+        kinds = [piece for piece in pieces if piece.is_open]
+        after = [piece for piece in kinds if piece.start >= operation.end]
+        nearest = (after or kinds)[:1] if after or kinds else []
+        for piece in nearest:
+            piece.ordinal = operation.argument
+            piece.plural = False
+
+
+def _identify(graph: Graph, pieces: list[Piece]) -> list[Piece]:
+    """In a yes/no question, make one piece of a name and a kind word that it may be ("is X a parameter of F")."""
+    kept = list(pieces)
+    for kind in [piece for piece in pieces if piece.is_open and not piece.text]:
+        named = next((piece for piece in kept if piece.members and len(piece.members) == 1
+                      and set(piece.kinds) & set(kind.kinds)), None)
+        if named is not None:
+            kept[kept.index(named)] = _restrict(graph, named, kind)
+            kept.remove(kind)
+    return kept
+
+
+def _texts(tokens: Sequence[Token], reading: Reading) -> list[tuple[int, int]]:
+    """Return runs of tokens that nothing explains, without grammar words at their ends."""
+    runs = [(mention.start, mention.end) for mention in reading.mentions if mention.role == Role.TEXT]
+    covered = {at for mention in reading.mentions for at in range(mention.start, mention.end)}
+    at = 0
+    while at < len(tokens):
+        end = at
+        while end < len(tokens) and end not in covered and not tokens[end].text in ".?!;:":
+            end += 1
+        start, stop = at, end
+        while start < stop and tokens[start].is_function_word:
+            start += 1
+        while stop > start and tokens[stop - 1].is_function_word:
+            stop -= 1
+        if start < stop:
+            runs.append((start, stop))
+        at = end + 1
+    return sorted(runs)
+
+
+__all__ = ["Piece", "Pieces", "cut"]

@@ -1,0 +1,1 @@
+"""The small models: found or brought, checked, loaded."""

@@ -1,0 +1,1 @@
+"""From linked candidates to an answer with its path."""

@@ -1,0 +1,128 @@
+"""What an answer is made of: entities, paths, what was pruned, timings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from tuili.knowledge.query import Query
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A mention of the question tied to entities: how, how surely, and to which."""
+
+    text: str
+    entities: tuple[str, ...]
+    how: str
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class PathEdge:
+    """One edge of a path as shown: names, relation, weight with its parts, source."""
+
+    subject: str
+    relation: str
+    object: str
+    weight: float = 1.0
+    parts: Mapping[str, float] = field(default_factory=dict)
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Path:
+    """A chain of edges that supports an answer; `weight` is that of the whole chain (0 to 1)."""
+
+    edges: tuple[PathEdge, ...]
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """A candidate that was left out, its weight and why."""
+
+    entity: str
+    weight: float
+    reason: str
+    edge: PathEdge | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """An answer entity; `probability` is that of being part of the answer (0 to 1)."""
+
+    name: str
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """A numeric answer; `unit` is a pint string, empty if the number has none."""
+
+    magnitude: float
+    unit: str = ""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The answer to a question, with its proof."""
+
+    question: str
+    text: str
+    kb: str
+    entities: tuple[Scored, ...] = ()
+    value: Number | None = None
+    abstained: bool = False
+    confidence: float = 0.0
+    reason: str = ""
+    nearest: tuple[str, ...] = ()
+    query: Query | None = None
+    links: tuple[Link, ...] = ()
+    paths: tuple[Path, ...] = ()
+    pruned: tuple[Pruned, ...] = ()
+    notes: tuple[str, ...] = ()
+    values: tuple[Number, ...] = ()
+    timings_ms: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def sources(self) -> list[str]:
+        """The places that state the facts used, in order of use."""
+        return list(dict.fromkeys(edge.source for path in self.paths for edge in path.edges if edge.source))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the answer as one JSON-ready object (the contract of `tuili ask --json`)."""
+        return {
+            "question": self.question,
+            "answer": self.text,
+            "entities": [{"name": item.name, "probability": round(item.probability, 4)} for item in self.entities],
+            "value": _number(self.value) if self.value else None,
+            "values": [_number(value) for value in self.values],
+            "abstained": self.abstained,
+            "confidence": round(self.confidence, 4),
+            "reason": self.reason,
+            "nearest": list(self.nearest),
+            "kb": self.kb,
+            "query": self.query.describe() if self.query else "",
+            "links": [{"text": link.text, "entities": list(link.entities), "how": link.how,
+                       "score": round(link.score, 4)} for link in self.links],
+            "paths": [{"weight": round(path.weight, 4), "edges": [edge_json(edge) for edge in path.edges]}
+                      for path in self.paths],
+            "pruned": [{"entity": item.entity, "weight": round(item.weight, 4), "reason": item.reason}
+                       | ({"edge": edge_json(item.edge)} if item.edge else {}) for item in self.pruned],
+            "notes": list(self.notes),
+            "sources": self.sources,
+            "timings_ms": {name: round(value, 2) for name, value in self.timings_ms.items()},
+        }
+
+
+def edge_json(edge: PathEdge) -> dict[str, Any]:
+    """Return an edge as a JSON-ready object."""
+    return {"subject": edge.subject, "relation": edge.relation, "object": edge.object,
+            "weight": round(edge.weight, 4), "parts": {name: round(part, 4) for name, part in edge.parts.items()},
+            "source": edge.source}
+
+
+def _number(value: Number) -> dict[str, Any]:
+    return {"magnitude": value.magnitude, "unit": value.unit}

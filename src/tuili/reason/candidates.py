@@ -1,0 +1,69 @@
+"""Candidates: the readings of a question, each tried on the graph, the best supported first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tuili.knowledge.compile import Compiled, Compiler
+from tuili.knowledge.graph import Graph
+from tuili.knowledge.link import Linker, Mention
+from tuili.knowledge.query import Aggregate
+from tuili.knowledge.segment import readings
+from tuili.knowledge.text import Token, tokenise
+from tuili.reason.search import Outcome, Search
+from tuili.reason.weights import Weigher
+
+NUM_READINGS = 16
+NUM_TRIED = 10
+
+
+@dataclass
+class Tried:
+    """A compiled reading with what it found by words alone."""
+
+    compiled: Compiled
+    outcome: Outcome
+    score: float
+
+
+@dataclass
+class Candidates:
+    """Everything that was considered for one question on one base."""
+
+    tokens: list[Token]
+    mentions: list[Mention]
+    tried: list[Tried]
+
+
+def candidates(question: str, graph: Graph, linker: Linker, weigher: Weigher, max_nodes: int) -> Candidates:
+    """Link, compile and try a question; `tried` is sorted, best first."""
+    tokens = tokenise(question)
+    mentions = linker.mentions(question, tokens)
+    compiler = Compiler(graph, tokens)
+    compiled: dict[object, Compiled] = {}
+    for reading in readings(tokens, mentions, NUM_READINGS):
+        for one in compiler.compile(reading):
+            known = compiled.get(one.query)
+            if known is None or one.score > known.score:
+                compiled[one.query] = one
+    best = sorted(compiled.values(), key=lambda one: -one.score)[:NUM_TRIED]
+    tried = [_try(graph, one, weigher, max_nodes) for one in best]
+    return Candidates(tokens, mentions, sorted(tried, key=lambda one: -one.score))
+
+
+def _try(graph: Graph, compiled: Compiled, weigher: Weigher, max_nodes: int) -> Tried:
+    outcome = Search(graph, compiled.query, weigher.lexical, max_nodes).run()
+    return Tried(compiled, outcome, compiled.score + _evidence(compiled, outcome))
+
+
+def _evidence(compiled: Compiled, outcome: Outcome) -> float:
+    """Return what the graph says for a reading: something was found, and descriptions fit."""
+    query = compiled.query
+    texts = any(var.text for var in query.variables)
+    fit = max((support.fit for support in outcome.found.values()), default=0.0)
+    misfit = fit - 1.0 if texts else 0.0
+    if query.aggregate == Aggregate.ASK:
+        return misfit
+    if not outcome.found:
+        return -1.5
+    return 0.5 + 0.5 * any(support.facts for support in outcome.found.values()) + misfit

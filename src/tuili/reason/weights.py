@@ -1,0 +1,124 @@
+"""Edge weights: how well a candidate fits the question's words, each part kept for the explanation.
+
+weight = mix of
+  prior      words shared with the entity's name and description, rare ones counting more
+  bertscore  greedy matching F1 over contextual token vectors, with idf (Zhang et al. 2020)
+  attention  share of the question tokens' attention that falls on the candidate's tokens
+The mix is fitted on data (`recipes/fit_weights.py`); the ablation is in `benchmarks/ask.py`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tuili.knowledge.graph import Entity, Graph
+from tuili.knowledge.text import content_stems
+
+if TYPE_CHECKING:
+    from tuili.model.encoder import Encoder
+
+MAX_NEURAL = 16
+MAX_WORDS = 40
+_CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|[._]")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Mix:
+    """The weights of the parts; they sum to 1."""
+
+    prior: float = 0.4
+    bertscore: float = 0.4
+    attention: float = 0.2
+    decisive: float = 0.75
+    margin: float = 0.3
+
+    def weight(self, parts: Mapping[str, float]) -> float:
+        """Return the weighted mean of the parts that are there."""
+        used = {name: getattr(self, name) for name in parts}
+        total = sum(used.values())
+        return sum(used[name] * parts[name] for name in parts) / total if total else 0.0
+
+
+class Weigher:
+    """Weighs candidates of one base; `encoder` is loaded on first need, None means words only."""
+
+    def __init__(self, graph: Graph, encoder: Callable[[], Encoder] | None = None, mix: Mix | None = None) -> None:
+        self.graph = graph
+        self.encoder = encoder
+        self.mix = mix or Mix()
+        self.parts: dict[tuple[str, int], dict[str, float]] = {}
+        self.used_neural = False
+
+    def lexical(self, text: str, ids: Sequence[int]) -> Mapping[int, float]:
+        """Weigh by words alone; fast, used to choose between readings."""
+        return self._priors(text, ids)
+
+    def match(self, text: str, ids: Sequence[int]) -> Mapping[int, float]:
+        """Weigh by all parts; the encoder runs only where words alone don't decide."""
+        priors = self._priors(text, ids)
+        ranked = sorted(priors, key=lambda number: -priors[number])
+        if self.encoder is not None and len(ranked) > 0 and not self._is_decisive(priors, ranked):
+            self._add_neural(text, ranked[:MAX_NEURAL])
+        return {number: self.mix.weight(self.parts[text, number]) if number in ranked[:MAX_NEURAL]
+                else self.mix.prior * priors[number] for number in ranked}
+
+    def _is_decisive(self, priors: Mapping[int, float], ranked: Sequence[int]) -> bool:
+        second = priors[ranked[1]] if len(ranked) > 1 else 0.0
+        return priors[ranked[0]] >= self.mix.decisive and priors[ranked[0]] - second >= self.mix.margin
+
+    def _priors(self, text: str, ids: Sequence[int]) -> dict[int, float]:
+        entities = self.graph.entities(ids)
+        bags = [_bag(entity) for entity in entities]
+        words = content_stems(text)
+        idf = {word: math.log((len(bags) + 2) / (sum(_share(word, bag) > 0 for bag in bags) + 1)) + 0.1 for word in words}
+        total = sum(idf.values()) or 1.0
+        priors = {}
+        for entity, bag in zip(entities, bags, strict=True):
+            prior = sum(idf[word] * _share(word, bag) for word in words) / total
+            priors[entity.id] = prior
+            self.parts.setdefault((text, entity.id), {})["prior"] = prior
+        return priors
+
+    def _add_neural(self, text: str, ids: Sequence[int]) -> None:
+        from tuili.reason.neural import neural_parts
+
+        assert self.encoder is not None
+        missing = [number for number in ids if "bertscore" not in self.parts[text, number]]
+        texts = [entity_text(entity) for entity in self.graph.entities(missing)]
+        for number, parts in zip(missing, neural_parts(self.encoder(), text, texts), strict=True):
+            self.parts[text, number].update(parts)
+        self.used_neural = True
+
+
+def entity_text(entity: Entity) -> str:
+    """Return the text an entity is compared by: its name's words and the start of its description."""
+    name = " ".join(part for part in _CAMEL.split(entity.name.rsplit(".", 1)[-1]) if part)
+    description = " ".join(entity.description.split()[:MAX_WORDS])
+    return f"{name}: {description}" if description else name
+
+
+def _bag(entity: Entity) -> dict[str, float]:
+    """Return the entity's stems with how much each counts: 1 in its own name, less in the description."""
+    own = " ".join(part for part in _CAMEL.split(entity.name.rsplit(".", 1)[-1]) if part)
+    bag = dict.fromkeys(content_stems(" ".join(entity.description.split()[:120])), 0.6)
+    bag.update(dict.fromkeys(content_stems(" ".join(entity.aliases[:20])), 0.8))
+    bag.update(dict.fromkeys(content_stems(own), 1.0))
+    return bag
+
+
+def _share(word: str, bag: Mapping[str, float]) -> float:
+    """Return how much a word is in a bag; a common beginning of five letters counts in part."""
+    if word in bag:
+        return bag[word]
+    if len(word) < 4:
+        return 0.0
+    return max((0.7 * weight for other, weight in bag.items() if _akin(word, other)), default=0.0)
+
+
+def _akin(left: str, right: str) -> bool:
+    short, long = sorted((left, right), key=len)
+    return len(short) >= 4 and (long.startswith(short) or len(short) >= 6 and long.startswith(short[:5]))

@@ -1,0 +1,240 @@
+"""Which quantity a value of the question may be: by dimension, and by the words around it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+from tuili.errors import InputError
+from tuili.knowledge.values import Found
+from tuili.reason.verify import convert, convert_difference, dimension
+from tuili.reason.worlds.formulary import Formulary, Quantity
+from tuili.reason.worlds.wording import Mention, Wording, is_adjacent_only
+
+_CONNECTORS = frozenset("of is was are were be = : a an the about to only at with by has have being equals equal "
+                        "measures under each amounts does it ( over".split())
+_AFTER_CONNECTORS = frozenset("of in the a its - away".split())
+_CLAUSE_MARKS = frozenset(",:;.?!")
+_OFFSETS = frozenset({"degree_Celsius", "degree_Fahrenheit"})
+_COPULAS = frozenset("is was are were measures equals weighs be".split())
+_RELATIVE = frozenset("that which who whose where when while".split())
+_NO_EVIDENCE = 0.8
+_RARE = 0.8
+_GENERAL = 0.5
+_ROLES = {"initial", "final"}
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """A value read as a quantity: magnitude in the quantity's unit, cost, evidence (0 to 1)."""
+
+    value: int
+    quantity: str
+    magnitude: float
+    cost: float
+    evidence: float
+
+
+class Bindings:
+    """The readings of a question's values as quantities of the collection."""
+
+    def __init__(self, base: Formulary, wording: Wording) -> None:
+        self.base = base
+        self.wording = wording
+        self.readings = [self._readings(item) for item in wording.values]
+        self.evidence = self._all_evidence()
+
+    def _readings(self, item: Found) -> dict[str, tuple[float, float]]:
+        """A value in the unit of each quantity that it may be, with what that reading costs."""
+        read = ((key, magnitude_as(item, quantity, self.base.dimensions[key]))
+                for key, quantity in self.base.quantities.items())
+        return {key: reading for key, reading in read if reading is not None}
+
+    @cached_property
+    def of_quantity(self) -> dict[str, list[Binding]]:
+        """For each quantity the values that it may have, cheapest first."""
+        found: dict[str, list[Binding]] = defaultdict(list)
+        for index in range(len(self.wording.values)):
+            for binding in self._of_value(index):
+                found[binding.quantity].append(binding)
+        return {key: sorted(each, key=lambda binding: binding.cost) for key, each in found.items()}
+
+    def _of_value(self, index: int) -> list[Binding]:
+        readings = self.readings[index]
+        own = {key: self._own_evidence(index, key) for key in readings}
+        return [Binding(index, key, magnitude, extra + self._cost(index, key, own), own[key])
+                for key, (magnitude, extra) in readings.items()]
+
+    def _own_evidence(self, index: int, key: str) -> float:
+        """Evidence for a quantity, from itself, from its cases, and less from what it is a case of."""
+        near = self.evidence[index]
+        best = near.get(key, 0.0)
+        for below, steps in self.base.descendants[key].items():
+            best = max(best, near.get(below, 0.0) - 0.08 * steps)
+        for above, steps in self.base.ancestors[key].items():
+            best = max(best, 0.75 * near.get(above, 0.0) - 0.05 * steps)
+        return max(best, _GENERAL * near.get(self.base.general_of(key), 0.0))
+
+    def _cost(self, index: int, key: str, own: dict[str, float]) -> float:
+        general = self.base.general_of(key)
+        rival = max((weight * (_GENERAL if other == general else 1.0)
+                     for other, weight in self.evidence[index].items()
+                     if other in own and not self.base.is_related(key, other)), default=0.0)
+        if key in self.base.constants_of and own[key] < 0.5:
+            rival += 0.5
+        cost = _NO_EVIDENCE * (1.0 - own[key]) + 1.3 * max(0.0, rival - own[key] - 0.05)
+        return cost + _RARE * self.base.rarity[key] * (1.0 - own[key]) + self._role_cost(index, key)
+
+    def _role_cost(self, index: int, key: str) -> float:
+        item, role = self.wording.values[index], self.base.quantities[key].role
+        if role == "change" and item.in_range:
+            return 1.5
+        if role in _ROLES and item.role in _ROLES and role != item.role:
+            return 1.5 if item.in_range else 0.5
+        if item.in_range and role not in _ROLES:
+            return 0.6
+        return 0.0
+
+    def _all_evidence(self) -> list[dict[str, float]]:
+        """For each value, how strongly the words around it hint at each quantity."""
+        evidence: list[dict[str, float]] = [defaultdict(float) for _ in self.wording.values]
+        for mention in self.wording.of_kind("name", "cue"):
+            for index in range(len(evidence)):
+                weight = self._weight(mention, index)
+                if weight > evidence[index][mention.ref]:
+                    evidence[index][mention.ref] = weight
+        for index, item in enumerate(self.wording.values):
+            self._add_symbols(index, evidence[index])
+            self._add_roles(item, self.readings[index], evidence[index])
+        return evidence
+
+    def _weight(self, mention: Mention, index: int) -> float:
+        """How strongly one mention hints at one value: the nearer the more, less across other values."""
+        at = self.wording.value_at[index]
+        if mention.ref not in self.readings[index]:
+            return 0.0
+        if mention.last < at:
+            weight = self._before(mention, at)
+        elif mention.first > at:
+            weight = self._after(mention, at)
+        else:
+            return 0.0
+        if mention.kind == "cue":
+            if is_adjacent_only(mention, self.wording.words):
+                near = min(abs(mention.first - at), abs(mention.last - at)) <= 1
+                return 0.3 * mention.fit if near else 0.0
+            weight *= 0.75 if mention.num_words > 1 else 0.6
+        return weight * mention.fit
+
+    def _before(self, mention: Mention, at: int) -> float:
+        if self._is_subject(mention, at):
+            return 0.92
+        words = self.wording.words[mention.last + 1:at]
+        distance = sum(word.text.casefold() not in _CONNECTORS for word in words)
+        weight = max(0.15, 1.0 - 0.15 * distance) if distance < 12 else 0.0
+        return weight * self._crossing(mention, mention.last + 1, at)
+
+    def _is_subject(self, mention: Mention, at: int) -> bool:
+        """Tell whether a name is the subject of "is 80 cm": the first fitting one of its clause."""
+        words = self.wording.words
+        if mention.kind != "name" or at < 1 or words[at - 1].text.casefold() not in _COPULAS:
+            return False
+        start = at
+        while start and words[start - 1].text not in ".?!;" and words[start - 1].text.casefold() not in ("and", "if"):
+            start -= 1
+        inside = [other for other in self.wording.of_kind("name") if start <= other.first < at]
+        value = words[at].value
+        fitting = [other.first for other in inside if other.ref in self.readings[value]]
+        return mention.first >= start and mention.first == min(fitting, default=-1)
+
+    def _after(self, mention: Mention, at: int) -> float:
+        words = self.wording.words[at + 1:mention.first]
+        distance = sum(word.text.casefold() not in _AFTER_CONNECTORS for word in words)
+        weight = max(0.1, 0.95 - 0.2 * distance) if distance < 8 else 0.0
+        if self._has_value_right_after(mention):
+            weight *= 0.4
+        return weight * self._crossing(mention, at + 1, mention.first)
+
+    def _has_value_right_after(self, mention: Mention) -> bool:
+        position = mention.last + 1
+        while position < len(self.wording.words):
+            word = self.wording.words[position]
+            if word.value >= 0:
+                return mention.ref in self.readings[word.value]
+            if word.text.casefold() not in _CONNECTORS:
+                return False
+            position += 1
+        return False
+
+    def _crossing(self, mention: Mention, first: int, last: int) -> float:
+        """The factor for what lies between a mention and a value: other values, clause ends."""
+        factor = 1.0
+        for word in self.wording.words[first:last]:
+            if word.value >= 0:
+                factor *= 0.5 if mention.ref in self.readings[word.value] else 0.8
+            elif word.text in ".?!;":
+                factor *= 0.35
+            elif word.text in ",:(" or word.text.casefold() in _RELATIVE:
+                factor *= 0.6
+        return factor
+
+    def _add_symbols(self, index: int, evidence: dict[str, float]) -> None:
+        """Read "m = 5 kg"."""
+        before = self.wording.question[:self.wording.values[index].value.start].rstrip()
+        if not before.endswith(("=", ":")):
+            return
+        written = before[:-1].rstrip().split(" ")[-1].strip("(,;")
+        for key in self.readings[index]:
+            if written in self.base.quantities[key].symbols:
+                evidence[key] = max(evidence[key], 0.9)
+
+    def _add_roles(self, item: Found, readings: Iterable[str], evidence: dict[str, float]) -> None:
+        if not item.role:
+            return
+        for key in readings:
+            if self.base.quantities[key].role == item.role:
+                evidence[key] = max(evidence[key], 0.85 if item.in_range else 0.45)
+
+
+def magnitude_as(item: Found, quantity: Quantity, wanted: str) -> tuple[float, float] | None:
+    """Return a value in a quantity's unit with the cost of reading it so, or None if it can't be.
+
+    `wanted` is the quantity's dimension. Angles, money and percentages are kept apart although
+    pint gives none of them a dimension.
+    """
+    unit, cost = item.unit, 0.0
+    if item.is_money and not quantity.is_money:
+        return None
+    if unit == "degree" and not quantity.is_angle:
+        unit = "degree_Celsius" if wanted == "[temperature]" else "no"
+        cost = 0.3
+    elif unit == "coulomb" and wanted == "[temperature]" and item.value.text.endswith(" C"):
+        unit, cost = "degree_Celsius", 0.5
+    if unit == "percent / year" or unit == "percent / month":
+        unit, cost = ("percent", 0.0) if wanted == "dimensionless" else (unit, 0.0)
+    if unit == "percent" and (quantity.is_angle or quantity.is_money):
+        return None
+    if quantity.is_angle and unit not in ("degree", "radian", "milliradian", "revolution"):
+        return None
+    if "revolution" in unit and "radian" not in quantity.unit:
+        unit = unit.replace("revolution", "1", 1)
+    if not item.is_money and quantity.is_money and unit == "":
+        cost = 0.35
+    if item.is_bare and item.in_words:
+        cost += 0.3
+    return _converted(item, unit, quantity, wanted, cost)
+
+
+def _converted(item: Found, unit: str, quantity: Quantity, wanted: str, cost: float) -> tuple[float, float] | None:
+    if "decibel" in (unit, quantity.unit):
+        return (item.value.magnitude, cost) if unit in ("", "decibel") and quantity.unit == "decibel" else None
+    if unit == "no" or dimension(unit) != wanted:
+        return None
+    if quantity.role == "change" and unit in _OFFSETS:
+        return convert_difference(item.value.magnitude, unit, quantity.unit), cost
+    try:
+        return convert(item.value.magnitude, unit, quantity.unit), cost
+    except InputError:
+        return None

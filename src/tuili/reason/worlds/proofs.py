@@ -1,0 +1,158 @@
+"""Evaluating a chain of formulas step by step, and showing it as a path with sources."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from tuili.errors import InputError
+from tuili.reason.answer import Path, PathEdge, Pruned
+from tuili.reason.verify import convert, dimension, solve
+from tuili.reason.worlds.chains import Chain, Resolution
+from tuili.reason.worlds.formulary import Formulary
+from tuili.reason.worlds.wording import Wording
+
+_PREFIXED = {"meter": 10_000.0, "joule": 1_000.0, "watt": 1_000.0, "newton": 10_000.0, "pascal": 1_000.0,
+             "volt": 1_000.0, "hertz": 1_000.0}
+_SMALL = {"meter", "ampere", "volt", "coulomb", "farad", "watt", "joule", "henry", "tesla", "second"}
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One formula solved for one quantity; `inputs` maps its symbols to magnitudes in the quantities' units."""
+
+    formula: str
+    expr: str
+    inputs: Mapping[str, float]
+    symbol: str
+    quantity: str
+    magnitude: float
+    unit: str
+    source: str
+
+
+def evaluate(base: Formulary, chain: Chain) -> tuple[Step, ...] | None:
+    """Solve a chain from its leaves to its target; None if a step has no real solution."""
+    steps: list[Step] = []
+    known: dict[str, float] = {}
+    try:
+        magnitude = _value(base, chain, chain.target, known, steps)
+    except InputError:
+        return None
+    if magnitude is None:
+        return None
+    if not steps:
+        item = chain.resolved[chain.target]
+        quantity = base.quantities[chain.target]
+        name = item.known.name if item.known else quantity.name
+        steps.append(Step(name, "", {}, "", chain.target, magnitude, quantity.unit, item.known.source if item.known else ""))
+    return tuple(steps)
+
+
+def _value(base: Formulary, chain: Chain, key: str, known: dict[str, float], steps: list[Step]) -> float | None:
+    if key in known:
+        return known[key]
+    item = chain.resolved[key]
+    unit = base.quantities[key].unit
+    if item.how == "formula":
+        magnitude = _solved(base, chain, item, known, steps)
+        if magnitude is not None:
+            magnitude = convert(magnitude, base.quantities[item.via].unit, unit)
+    elif item.known:
+        magnitude = convert(item.known.magnitude, item.known.unit, unit)
+    else:
+        magnitude = item.magnitude
+    if magnitude is None or not math.isfinite(magnitude):
+        return None
+    known[key] = magnitude
+    return magnitude
+
+
+def _solved(
+    base: Formulary, chain: Chain, item: Resolution, known: dict[str, float], steps: list[Step]
+) -> float | None:
+    formula = item.formula
+    assert formula is not None  # a resolution by formula holds it
+    symbol = formula.symbol(item.via)
+    inputs: dict[str, float] = {}
+    for other, key in formula.where.items():
+        if other != symbol:
+            magnitude = _value(base, chain, key, known, steps)
+            if magnitude is None:
+                return None
+            inputs[other] = magnitude
+    quantity = base.quantities[item.via]
+    found = solve(formula.expr, symbol, inputs, positive=quantity.is_positive, no_solve=formula.no_solve)
+    if found is not None:
+        steps.append(Step(formula.name, formula.expr, inputs, symbol, item.quantity, found, quantity.unit,
+                          formula.source))
+    return found
+
+
+def friendly_unit(magnitude: float, unit: str, given: Sequence[str]) -> str:
+    """Return the unit in which people would give a magnitude: kilojoules, minutes, °C if °C were given."""
+    size = abs(magnitude)
+    if unit == "kelvin" and "degree_Celsius" in given and dimension(unit) == "[temperature]":
+        return unit
+    if unit == "second":
+        return _friendly_time(size, unit)
+    if unit in _PREFIXED and size >= _PREFIXED[unit]:
+        return f"mega{unit}" if size >= 1e6 else f"kilo{unit}"
+    if unit in _SMALL and 0 < size < 0.1:
+        return f"{'milli' if size >= 1e-4 else 'micro' if size >= 1e-7 else 'nano'}{unit}" if size >= 1e-10 else unit
+    return unit
+
+
+def _friendly_time(size: float, unit: str) -> str:
+    for name, seconds in (("year", 6.3e7), ("day", 172_800.0), ("hour", 7200.0), ("minute", 300.0)):
+        if size >= seconds:
+            return name
+    return friendly_unit(size, "second ", ()).strip() if size < 0 else unit
+
+
+def path_of(base: Formulary, wording: Wording, chain: Chain, steps: Sequence[Step]) -> Path:
+    """Return a chain as a path: values, quantities, formulas, and the target, with sources."""
+    edges = tuple(_edges(base, wording, chain))
+    if not edges:
+        edges = tuple(PathEdge(step.formula, "gives", base.quantities[step.quantity].name, source=step.source)
+                      for step in steps)
+    return Path(edges, math.exp(-max(0.0, chain.cost) / 4))
+
+
+def _edges(base: Formulary, wording: Wording, chain: Chain) -> Iterator[PathEdge]:
+    order = list(chain.resolved.items())
+    for key, item in reversed(order):
+        name = base.quantities[key].name
+        if item.how == "formula" and item.formula:
+            yield from _formula_edges(base, item, name)
+        elif item.how == "given":
+            text = wording.values[item.value].value.text
+            yield PathEdge(text, "is the", name, math.exp(-max(0.0, item.cost)), {"evidence": item.evidence}, "question")
+        elif item.known:
+            relation = "value of" if item.how in ("constant", "default") else "property of"
+            yield PathEdge(f"{item.known.name} = {item.known.magnitude:g} {item.known.unit}", relation, name,
+                           math.exp(-max(0.0, item.cost)), {}, item.known.source)
+        elif item.how == "zero":
+            yield PathEdge("0", "is the", name, math.exp(-item.cost), {}, "question")
+        else:
+            yield PathEdge(f"{item.magnitude:g}", f"is the {item.how}", name, math.exp(-item.cost), {}, "conversation")
+
+
+def _formula_edges(base: Formulary, item: Resolution, name: str) -> Iterator[PathEdge]:
+    formula = item.formula
+    assert formula is not None  # the caller checked it
+    source = f"{formula.source}; {formula.topic}.toml" if formula.source else f"{formula.topic}.toml"
+    for symbol, key in formula.where.items():
+        if key != item.via:
+            yield PathEdge(base.quantities[key].name, f"{symbol} in", f"{formula.name}: {formula.expr}", 1.0, {}, source)
+    yield PathEdge(f"{formula.name}: {formula.expr}", "gives", base.quantities[item.via].name,
+                   math.exp(-max(0.0, item.cost)), {"scenario": item.evidence}, source)
+    if item.via != item.quantity:
+        yield PathEdge(base.quantities[item.via].name, "is a", name, 1.0, {}, source)
+
+
+def pruned_of(base: Formulary, chain: Chain, reason: str) -> Pruned:
+    """Return a chain that was not taken, with the reason."""
+    names = ", ".join(base.formulas[key].name for key in sorted(chain.formulas)) or base.quantities[chain.target].name
+    return Pruned(f"{base.quantities[chain.target].name} by {names}", math.exp(-max(0.0, chain.cost) / 4), reason)

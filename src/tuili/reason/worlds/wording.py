@@ -1,0 +1,267 @@
+"""The words of a quantitative question: tokens in which each value is one, and known phrases among them."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from tuili.knowledge.records import normalise
+from tuili.knowledge.text import content_stems, stem
+from tuili.knowledge.values import Found, find_values
+from tuili.reason.worlds.formulary import Formulary
+
+_TOKEN = re.compile(r"[^\W_]+(?:['’´][^\W_]+)?|[^\w\s]")
+_FILLERS = frozenset("a an the its their his her my your this that these those one some such of".split())
+_PLACEHOLDERS = frozenset("it its he she they".split())
+_ADJACENT = frozenset("in for at to by from across up after on over under through with of during within high "
+                      "wide long out off as a per into".split())
+_ENDS = frozenset(".?;!")
+_WIDEST_PLACEHOLDER = 6
+_WIDEST_GAP = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """A token of a question; `value` is the index of the value that it stands for, or -1."""
+
+    text: str
+    stem: str
+    start: int
+    end: int
+    value: int = -1
+
+    @property
+    def is_mark(self) -> bool:
+        """Whether the token is punctuation."""
+        return self.value < 0 and not self.text[0].isalnum()
+
+
+@dataclass(frozen=True, slots=True)
+class Phrase:
+    """A phrase of the collection: its stems, what kind of hint it is, and what for."""
+
+    stems: tuple[str, ...]
+    words: tuple[str, ...]
+    kind: str
+    ref: str
+
+
+@dataclass(frozen=True, slots=True)
+class Mention:
+    """A phrase found in a question: token span, how well it fits (0 to 1)."""
+
+    kind: str
+    ref: str
+    first: int
+    last: int
+    fit: float
+    num_words: int
+    is_loose: bool = False
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """First and last token."""
+        return self.first, self.last
+
+
+class Lexicon:
+    """The phrases of a collection by their first stem."""
+
+    def __init__(self, base: Formulary) -> None:
+        self.by_stem: dict[str, list[Phrase]] = {}
+        self.formula_words: dict[str, set[str]] = {}
+        for phrase in _phrases(base):
+            head = next((each for each in phrase.stems if each not in _PLACEHOLDERS), "")
+            if head == phrase.stems[0]:
+                self.by_stem.setdefault(head, []).append(phrase)
+        for formula in base.formulas.values():
+            for each in content_stems(" ".join((formula.name, formula.description, *formula.scenario))):
+                self.formula_words.setdefault(each, set()).add(formula.id)
+        most = math.log1p(len(base.formulas))
+        self.rarity = {each: max(0.0, 1.0 - math.log1p(len(keys)) / most) for each, keys in self.formula_words.items()}
+
+    def mentions(self, words: Sequence[Word]) -> Iterator[Mention]:
+        """Yield every phrase that occurs in a question."""
+        for index, word in enumerate(words):
+            for phrase in self.by_stem.get(word.stem, ()):
+                found = _match(phrase, words, index)
+                if found:
+                    yield found
+            if word.value >= 0:
+                yield from self._of_unit(word, index)
+
+    def _of_unit(self, word: Word, index: int) -> Iterator[Mention]:
+        """Yield the scenarios that a value's unit tells of ("MHz")."""
+        unit = word.text.rpartition(" ")[2]
+        for phrase in self.by_stem.get(stem(unit), ()):
+            if phrase.kind == "scenario" and len(phrase.stems) == 1:
+                yield Mention(phrase.kind, phrase.ref, index, index, 1.0, 1)
+
+    def overlap(self, words: Sequence[Word]) -> dict[str, float]:
+        """How many rare words of each formula's name and description a question has (0 to 1)."""
+        found: dict[str, float] = {}
+        for each in {word.stem for word in words}:
+            for key in self.formula_words.get(each, ()):
+                found[key] = found.get(key, 0.0) + self.rarity[each]
+        return {key: min(1.0, weight / 3.0) for key, weight in found.items()}
+
+
+def _phrases(base: Formulary) -> Iterator[Phrase]:
+    for quantity in base.quantities.values():
+        for kind, texts in (("name", quantity.names), ("ask", quantity.asks), ("cue", quantity.cues),
+                            ("zero", quantity.zero_cues)):
+            yield from _made(texts, kind, quantity.id)
+        yield from _turned(quantity.names, quantity.id)
+    for formula in base.formulas.values():
+        yield from _made(formula.scenario, "scenario", formula.id)
+        yield from _made((formula.name,), "formula", formula.id)
+    for key, constant in base.constant_nodes.items():
+        yield from _made((constant.name, *constant.aliases), "constant", key)
+    for material in base.materials.values():
+        yield from _made((material.name, *material.aliases), "material", material.name)
+
+
+def _made(texts: Iterable[str], kind: str, ref: str) -> Iterator[Phrase]:
+    for text in texts:
+        words = tuple(_TOKEN.findall(normalise(text)))
+        words = tuple(word for word in words if word[0].isalnum())
+        if len(words) > 1:
+            words = tuple(word for word in words if word not in _FILLERS or word == "of") or words
+        if words:
+            yield Phrase(tuple(stem(word) for word in words), words, kind, ref)
+
+
+def _turned(names: Iterable[str], ref: str) -> Iterator[Phrase]:
+    """Yield "length of arc" for "arc length"."""
+    for name in names:
+        words = normalise(name).split()
+        if len(words) in (2, 3) and "of" not in words:
+            yield from _made([" ".join((words[-1], "of", *words[:-1]))], "name", ref)
+
+
+def _match(phrase: Phrase, words: Sequence[Word], start: int) -> Mention | None:
+    """Match a phrase from a token on: fillers may be left out, "it" stands for what the question names."""
+    position, fit, gaps = start, 1.0, 0
+    for index, wanted in enumerate(phrase.stems):
+        if index == 0:
+            fit *= _closeness(phrase.words[0], words[start])
+            position += 1
+            continue
+        if phrase.words[index] in _PLACEHOLDERS and phrase.kind in ("ask", "zero", "cue", "scenario"):
+            position, cost = _skip_to(phrase, index, words, position)
+            fit *= cost
+            if position < 0:
+                return None
+            continue
+        found = _find(wanted, words, position, _WIDEST_GAP if phrase.kind == "ask" else 2, phrase.kind == "ask")
+        if found < 0:
+            return None
+        gaps += found - position
+        fit *= _closeness(phrase.words[index], words[found])
+        position = found + 1
+    return Mention(phrase.kind, phrase.ref, start, position - 1, fit * 0.93 ** gaps, len(phrase.stems), gaps > 1)
+
+
+def _skip_to(phrase: Phrase, index: int, words: Sequence[Word], position: int) -> tuple[int, float]:
+    """Skip the noun phrase that a placeholder stands for; returns the next position, or -1."""
+    if index + 1 == len(phrase.stems):
+        return (position + 1, 1.0) if position < len(words) and not words[position].is_mark else (position, 0.9)
+    following = phrase.stems[index + 1]
+    for width in range(1, _WIDEST_PLACEHOLDER + 1):
+        at = position + width
+        if at >= len(words) or words[at - 1].text in _ENDS:
+            return -1, 0.0
+        if words[at].stem == following:
+            return at, 0.98 ** (width - 1)
+    return -1, 0.0
+
+
+def _find(wanted: str, words: Sequence[Word], position: int, most: int, any_word: bool) -> int:
+    """Return where a stem stands, at most `most` tokens on; only fillers may be skipped unless `any_word`."""
+    for at in range(position, min(position + most + 1, len(words))):
+        if words[at].stem == wanted:
+            return at
+        if words[at].is_mark and words[at].text not in "-'’\"“”" or words[at].value >= 0:
+            return -1
+        if not any_word and words[at].text.casefold() not in _FILLERS and words[at].text not in "-'’\"“”":
+            return -1
+    return -1
+
+
+def _closeness(wanted: str, word: Word) -> float:
+    folded = normalise(word.text)
+    if folded == wanted or folded.rstrip("s") == wanted.rstrip("s"):
+        return 1.0
+    return 0.85
+
+
+@dataclass
+class Wording:
+    """A question taken apart: tokens, values and mentions."""
+
+    question: str
+    words: list[Word]
+    values: list[Found]
+    found: list[Mention]
+    value_at: dict[int, int] = field(default_factory=dict)
+    overlap: dict[str, float] = field(default_factory=dict)
+
+    def of_kind(self, *kinds: str) -> list[Mention]:
+        """Return the mentions of some kinds."""
+        return [mention for mention in self.found if mention.kind in kinds]
+
+    @cached_property
+    def sentence_of(self) -> list[int]:
+        """For each token the number of its sentence."""
+        numbers, current = [], 0
+        for word in self.words:
+            numbers.append(current)
+            current += word.text in _ENDS
+        return numbers
+
+
+def read_wording(question: str, lexicon: Lexicon) -> Wording:
+    """Take a question apart; names inside longer names are left out ("energy" in "kinetic energy")."""
+    values = find_values(question)
+    words = list(_words(question, values))
+    found = _without_shadowed(list(lexicon.mentions(words)))
+    where = {word.value: index for index, word in enumerate(words) if word.value >= 0}
+    return Wording(question, words, values, found, where, lexicon.overlap(words))
+
+
+def _words(question: str, values: Sequence[Found]) -> Iterator[Word]:
+    position = 0
+    for index, item in enumerate(values):
+        yield from _plain(question, position, item.value.start)
+        yield Word(item.value.text, "#", item.value.start, item.value.end, index)
+        position = item.value.end
+    yield from _plain(question, position, len(question))
+
+
+def _plain(question: str, start: int, end: int) -> Iterator[Word]:
+    for match in _TOKEN.finditer(question, start, end):
+        text = match.group()
+        if text in "-‐‑'’\"“”" and match.start() > 0:
+            continue
+        yield Word(text, stem(text) if text[0].isalnum() else text, match.start(), match.end())
+
+
+def _without_shadowed(found: list[Mention]) -> list[Mention]:
+    """Leave out names and question phrases that are part of longer names."""
+    spans = {mention.span for mention in found if mention.kind in ("name", "constant") and mention.fit > 0.5}
+    kept = []
+    for mention in found:
+        covered = mention.kind in ("name", "cue") and any(
+            first <= mention.first and mention.last <= last and (first, last) != mention.span
+            for first, last in spans)
+        if not covered:
+            kept.append(mention)
+    return kept
+
+
+def is_adjacent_only(mention: Mention, words: Sequence[Word]) -> bool:
+    """Tell whether a cue is a mere preposition, which hints only at the value right beside it."""
+    return mention.first == mention.last and words[mention.first].text.casefold() in _ADJACENT

@@ -1,0 +1,174 @@
+"""The public face: ask a question, get an answer with a path that can be checked."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from tuili.errors import DependencyError, ModelFileError
+from tuili.knowledge.bases import available, ensure_base
+from tuili.knowledge.graph import Graph
+from tuili.knowledge.link import Linker
+from tuili.knowledge.query import Value
+from tuili.knowledge.records import Edge
+from tuili.knowledge.sources import BUILT_IN, OnProgress
+from tuili.knowledge.store import Store, check_text
+from tuili.knowledge.text import MAX_QUESTION
+from tuili.reason.answer import Answer
+from tuili.reason.candidates import Candidates, candidates
+from tuili.reason.conclude import conclude
+from tuili.reason.route import route
+from tuili.reason.search import MAX_NODES, Search
+from tuili.reason.weights import Mix, Weigher
+
+if TYPE_CHECKING:
+    from tuili.model.encoder import Encoder
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReasonerConfig:
+    """How much a question may cost, and what it may use.
+
+    `max_nodes`: entities a search may touch, from 1. `neural`: whether the encoder may run.
+    """
+
+    max_nodes: int = MAX_NODES
+    neural: bool = True
+    mix: Mix = Mix()
+
+
+class Base:
+    """An open knowledge base: its graph and what links words to it."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.linker = Linker(graph)
+
+    def overlay(self, edges: Iterable[Edge]) -> None:
+        """Add facts that live as long as this object; words for new relations are known at once."""
+        self.graph.overlay(edges)
+        self.linker = Linker(self.graph)
+
+
+class Reasoner:
+    """Answers questions over one knowledge base, or over the one that fits each question.
+
+    >>> Reasoner(kb="python").ask("default of maxsize in functools.lru_cache").text
+    '128'
+    """
+
+    def __init__(
+        self,
+        kb: str | None = None,
+        *,
+        config: ReasonerConfig | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> None:
+        self.config = config or ReasonerConfig()
+        self.kb = kb
+        self.on_progress = on_progress or (lambda stage, done, total: None)
+        self.left_out: dict[str, str] = {}
+        self._bases: dict[str, Base] = {}
+        self._no_encoder = "" if self.config.neural else "the encoder is switched off"
+
+    def ask(self, question: str, *, kb: str | None = None, memory: Mapping[str, Value] | None = None) -> Answer:
+        """Answer a question.
+
+        Without a base here and in the constructor, the one is taken that explains most of the question.
+        `memory` holds values of quantities known from earlier turns, by quantity id.
+
+        Raises:
+            InputError: the question is empty, too long or not text.
+            StoreError: the base is missing or damaged.
+        """
+        question = check_text("question", question.strip(), MAX_QUESTION)
+        clock = Clock()
+        base = self.base(kb or self.kb or self.choose(question))
+        clock.lap("choose_base")
+        notes = tuple(f"the base {name} is left out: {why}" for name, why in self.left_out.items())
+        try:
+            answer = self._answer(question, base, clock, memory or {})
+        except (DependencyError, ModelFileError) as error:
+            if self._no_encoder:
+                raise
+            self._no_encoder = str(error)
+            answer = self._answer(question, base, clock, memory or {})
+        if self.config.neural and self._no_encoder:
+            notes += (f"weighed by words alone, without the encoder: {self._no_encoder}",)
+        return clock.stamp(replace(answer, notes=(*answer.notes, *notes)))
+
+    def choose(self, question: str) -> str:
+        """Return the name of the base that explains most of the question."""
+        return route(question, {name: base.linker for name, base in self.all_bases().items()})
+
+    def base(self, name: str) -> Base:
+        """Return an open base; a built-in one is built on first use."""
+        if name not in self._bases:
+            self._bases[name] = Base(Graph(Store.open(ensure_base(name, self.on_progress))))
+        return self._bases[name]
+
+    def all_bases(self) -> dict[str, Base]:
+        """Open every base there is; a built-in one whose package is missing is left out, and noted."""
+        for name in available():
+            try:
+                self.base(name)
+            except DependencyError as error:
+                if name not in BUILT_IN:
+                    raise
+                self.left_out[name] = str(error)
+        return dict(self._bases)
+
+    def forget_overlays(self) -> None:
+        """Open all bases anew, without the facts added to their overlays."""
+        self._bases.clear()
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        """The sentence encoder, loaded on first use."""
+        from tuili.model.encoder import Encoder
+
+        return Encoder.load("minilm", on_progress=self.on_progress)
+
+    def _answer(self, question: str, base: Base, clock: Clock, memory: Mapping[str, Value]) -> Answer:
+        load: Callable[[], Encoder] | None = None if self._no_encoder else lambda: self.encoder
+        weigher = Weigher(base.graph, load, self.config.mix)
+        found = candidates(question, base.graph, base.linker, weigher, self.config.max_nodes)
+        clock.lap("link_and_search")
+        found = self._settle(found, base.graph, weigher)
+        clock.lap("weigh")
+        answer = conclude(question, base.graph, found, weigher)
+        clock.lap("explain")
+        return answer
+
+    def _settle(self, found: Candidates, graph: Graph, weigher: Weigher) -> Candidates:
+        """Repeat the best reading's search with all edge weights where words alone are not enough."""
+        if not found.tried or not any(var.text for var in found.tried[0].compiled.query.variables):
+            return found
+        best = found.tried[0]
+        best.outcome = Search(graph, best.compiled.query, weigher.match, self.config.max_nodes).run()
+        return found
+
+
+class Clock:
+    """Laps in milliseconds."""
+
+    def __init__(self) -> None:
+        self.start = self.last = time.perf_counter()
+        self.laps: dict[str, float] = {}
+
+    def lap(self, name: str) -> None:
+        """Record the time since the last lap."""
+        now = time.perf_counter()
+        self.laps[name] = (now - self.last) * 1e3
+        self.last = now
+
+    def stamp(self, answer: Answer) -> Answer:
+        """Return the answer with its timings."""
+        self.laps["total"] = (time.perf_counter() - self.start) * 1e3
+        return replace(answer, timings_ms=dict(self.laps))
+
+
+__all__ = ["Answer", "Base", "Reasoner", "ReasonerConfig"]
