@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import json
 import math
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +25,7 @@ SAFETENSORS_DTYPE_BYTES = {
     **dict.fromkeys(("U64", "I64", "F64"), 8),
 }
 MAX_RANK = 16
+LEFTOVER_AGE_S = 3600.0
 
 
 def data_dir() -> Path:
@@ -65,23 +68,44 @@ def ensure_dir(path: Path) -> Path:
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary sibling that replaces `path` when the block ends well.
 
-    A reader sees the old file or the whole new one; a failed block leaves no trace.
+    A reader sees the old file or the whole new one; a failed block leaves no trace, and what a killed
+    process left is removed once it is `LEFTOVER_AGE_S` old.
+
+    Raises:
+        StoreError: the folder can't be written, or the disk is full.
     """
     ensure_dir(path.parent)
-    try:
+    _remove_leftovers(path)
+    with _file_errors(path):
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    except OSError as error:
-        raise StoreError(f"can't write to {path.parent}: {error.strerror}") from error
     os.close(handle)
     temporary = Path(name)
     try:
         yield temporary
-        sync(temporary)
-        temporary.chmod(0o644)
-        os.replace(temporary, path)
-        sync(path.parent)
+        with _file_errors(path):
+            sync(temporary)
+            temporary.chmod(0o644)
+            os.replace(temporary, path)
+            sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _file_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(
+            f"can't write {path}: {error.strerror}; check the folder's rights and the free space"
+        ) from error
+
+
+def _remove_leftovers(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        for old in path.parent.glob(f".{glob.escape(path.name)}.*.tmp*"):
+            if time.time() - old.stat().st_mtime > LEFTOVER_AGE_S:
+                old.unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:
@@ -94,8 +118,12 @@ def sync(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically, UTF-8."""
-    with atomic_path(path) as temporary:
+    """Write a text file atomically, UTF-8.
+
+    Raises:
+        StoreError: the file can't be written.
+    """
+    with atomic_path(path) as temporary, _file_errors(path):
         temporary.write_text(text, encoding="utf-8")
 
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from tuili.errors import DependencyError, ModelFileError
+from tuili.errors import DependencyError, ModelFileError, SourceError, StoreError
 from tuili.knowledge.bases import available, ensure_base
 from tuili.knowledge.graph import Graph
 from tuili.knowledge.link import Linker
 from tuili.knowledge.query import Value
 from tuili.knowledge.records import Edge
-from tuili.knowledge.sources import BUILT_IN, OnProgress
+from tuili.knowledge.sources import OnProgress
 from tuili.knowledge.store import Store, check_text
 from tuili.knowledge.text import MAX_QUESTION
 from tuili.reason.answer import Answer
@@ -22,7 +22,9 @@ from tuili.reason.candidates import Candidates, candidates
 from tuili.reason.conclude import conclude
 from tuili.reason.route import route
 from tuili.reason.search import MAX_NODES, Search
+from tuili.reason.solve import conclude_derivation
 from tuili.reason.weights import Mix, Weigher
+from tuili.reason.worlds.derivations import derive
 
 if TYPE_CHECKING:
     from tuili.model.encoder import Encoder
@@ -46,6 +48,14 @@ class Base:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self.linker = Linker(graph)
+
+    def check(self) -> None:
+        """Read the schema.
+
+        Raises:
+            StoreError: it is damaged.
+        """
+        _ = self.linker.lexicon
 
     def overlay(self, edges: Iterable[Edge]) -> None:
         """Add facts that live as long as this object; words for new relations are known at once."""
@@ -111,14 +121,19 @@ class Reasoner:
         return self._bases[name]
 
     def all_bases(self) -> dict[str, Base]:
-        """Open every base there is; a built-in one whose package is missing is left out, and noted."""
+        """Open every base there is; one that is damaged or needs a missing package is left out, and noted.
+
+        Raises:
+            StoreError: no base can be opened.
+        """
         for name in available():
             try:
-                self.base(name)
-            except DependencyError as error:
-                if name not in BUILT_IN:
-                    raise
+                self.base(name).check()
+            except (DependencyError, StoreError, SourceError) as error:
+                self._bases.pop(name, None)
                 self.left_out[name] = str(error)
+        if not self._bases:
+            raise StoreError(f"no knowledge base can be opened: {'; '.join(self.left_out.values())}")
         return dict(self._bases)
 
     def forget_overlays(self) -> None:
@@ -133,6 +148,11 @@ class Reasoner:
         return Encoder.load("minilm", on_progress=self.on_progress)
 
     def _answer(self, question: str, base: Base, clock: Clock, memory: Mapping[str, Value]) -> Answer:
+        if "quantity" in base.graph.kinds:
+            derivation = derive(question, base.graph, memory=memory)
+            clock.lap("derive")
+            if derivation is not None:
+                return conclude_derivation(derivation, base.graph)
         load: Callable[[], Encoder] | None = None if self._no_encoder else lambda: self.encoder
         weigher = Weigher(base.graph, load, self.config.mix)
         found = candidates(question, base.graph, base.linker, weigher, self.config.max_nodes)

@@ -27,7 +27,7 @@ from tuili.knowledge.store import (
 
 BATCH = 20_000
 MAX_SOURCES = 1_000
-"""A fact stated by several rows keeps their sources up to about so many characters, and the highest weight."""
+"""A fact stated by several rows has the highest weight, and sources up to about so many characters."""
 
 _PUT_EDGE = f"""
 INSERT INTO edge(subject, relation, object, weight, source, data) VALUES (?, ?, ?, ?, ?, ?)
@@ -69,12 +69,13 @@ def build(
     """
     start = time.perf_counter()
     with contextlib.ExitStack() as lock, atomic_path(path) as temporary:
-        with sqlite_errors(path), contextlib.closing(sqlite3.connect(temporary, isolation_level=None)) as connection:
-            report = _fill(connection, records, origin, skip_bad, on_progress or (lambda phase, done: None))
+        with sqlite_errors(path), contextlib.closing(_connect(temporary)) as connection:
+            builder = _Builder(connection, skip_bad, on_progress or (lambda phase, done: None))
+            _fill(builder, records, origin)
         lock.enter_context(file_lock(path, alone=True))
         _settle(path)
-    report.seconds = time.perf_counter() - start
-    return report
+    builder.report.seconds = time.perf_counter() - start
+    return builder.report
 
 
 def _settle(path: Path) -> None:
@@ -82,39 +83,46 @@ def _settle(path: Path) -> None:
 
     A log that were left would be read as part of the new base.
     """
-    deadline = time.monotonic() + LOCK_TIMEOUT_S
     wal = path.with_name(path.name + "-wal")
-    while path.exists() and wal.exists() and wal.stat().st_size:
-        with contextlib.suppress(sqlite3.DatabaseError), contextlib.closing(sqlite3.connect(path)) as old:
-            is_busy = old.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
-            if not is_busy:
-                continue
-            if time.monotonic() < deadline:
-                continue
-            raise StoreError(f"knowledge base {path.name} is being read; waited {LOCK_TIMEOUT_S:g} s, try again")
-        break
+    if path.exists() and wal.exists() and wal.stat().st_size:
+        try:
+            with contextlib.closing(sqlite3.connect(path, timeout=LOCK_TIMEOUT_S)) as old:
+                is_busy = old.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+        except sqlite3.OperationalError:
+            is_busy = True
+        except sqlite3.DatabaseError:
+            is_busy = False  # the older base is damaged: there is nothing to keep
+        if is_busy:
+            raise StoreError(
+                f"knowledge base {path.name} can't be replaced, another process uses it; "
+                f"waited {LOCK_TIMEOUT_S:g} s, try again later"
+            )
     for suffix in ("-wal", "-shm"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
-def _fill(
-    connection: sqlite3.Connection, records: Iterable[Record], origin: str, skip_bad: bool, on_progress: OnProgress
-) -> BuildReport:
-    connection.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -200000;")
+def _connect(path: Path) -> sqlite3.Connection:
+    """Open a file that nobody else knows and that is thrown away if anything fails."""
+    connection = sqlite3.connect(path, isolation_level=None)
+    for setting in ("journal_mode = OFF", "synchronous = OFF", "cache_size = -200000"):
+        connection.execute(f"PRAGMA {setting}")
+    return connection
+
+
+def _fill(builder: _Builder, records: Iterable[Record], origin: str) -> None:
+    connection = builder.connection
     migrate(connection, "the new base")
     connection.execute("BEGIN")
-    builder = _Builder(connection, skip_bad, on_progress)
     for record in records:
         builder.take(record)
     builder.finish()
-    on_progress("indexing", builder.report.num_edges)
-    connection.executemany("INSERT INTO meta VALUES (?, ?)", [
-        ("origin", origin), ("built_at", time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))])
+    builder.on_progress("indexing", builder.report.num_edges)
+    built_at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    connection.executemany("INSERT INTO meta VALUES (?, ?)", [("origin", origin), ("built_at", built_at)])
     connection.execute("COMMIT")
     connection.executescript(f"BEGIN; {SIGNATURES} {INDEXES} COMMIT;")
     connection.execute("INSERT INTO node_fts(node_fts) VALUES ('rebuild')")
     connection.executescript("ANALYZE; PRAGMA journal_mode = WAL;")
-    return builder.report
 
 
 class _Builder:
@@ -165,7 +173,9 @@ class _Builder:
         relation = self.relation_ids.get(edge.relation)
         if relation is None:
             check_text("relation", edge.relation, MAX_NAME)
-            relation = self.relation_ids[edge.relation] = put_relation(self.connection, Relation(edge.relation))
+            relation = self.relation_ids[edge.relation] = put_relation(
+                self.connection, Relation(edge.relation)
+            )
         self.edges.append((self._end(edge.subject), relation, self._end(edge.object), *columns))
         if len(self.edges) >= BATCH:
             self._flush()

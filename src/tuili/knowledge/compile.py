@@ -22,6 +22,7 @@ _MAX_DISTANCE = 20
 _MAX_CHECKED = 60
 _UNREAL_RANK = 4
 _STATED = 0.6
+_UNSTATED = 0.15
 
 
 def _is_described(parts: Pieces, piece: Piece) -> bool:
@@ -77,21 +78,30 @@ class Compiler:
     # -- questions about one entity ------------------------------------------------------------
 
     def _special(self, parts: Pieces, reading: Reading) -> Compiled | None:
-        """Compile a question for other names, for the label of a name, or for a description."""
+        """Compile a question for other names, for the preferred name, or for a description.
+
+        A name that is not the preferred one asks for that, unless other names are asked for.
+        """
         named = [piece for piece in parts.pieces if piece.members]
-        if len(named) != 1 or parts.relations:
+        busy = parts.relations or any(parts.operation(name) for name in ("count", "ordinal", "most", "least", "not", "share"))
+        if len(named) != 1 or len(named[0].members) != 1 or busy or parts.qualifiers:
             return None
-        operation = next((parts.operation(name) for name in ("label", "aliases", "describe") if parts.operation(name)), None)
-        if operation is None:
+        open_ = [piece for piece in parts.pieces if piece.is_open]
+        if any(not set(named[0].kinds) <= set(piece.kinds) for piece in open_):
             return None
-        asks_entity = any(piece.is_open for piece in parts.pieces) and named[0].members[0].how == "alias"
-        if operation.value == "aliases" and asks_entity:
-            operation = replace(operation, value="label")
-        aggregate = {"aliases": Aggregate.ALIASES, "label": Aggregate.LIST, "describe": Aggregate.DESCRIBE}[operation.value]
-        var = self._var("x0", named[0], 0)
+        naming, describe = parts.operation("naming"), parts.operation("describe")
+        if naming is None and describe is None and not parts.operation("other"):
+            return None
+        is_alias = named[0].members[0].how == "alias"
+        target = named[0].end <= parts.wh == len(self.tokens) - 1 - self.tokens[-1].is_mark
+        aggregate = Aggregate.ALIASES
+        if describe is not None and naming is None:
+            aggregate = Aggregate.DESCRIBE
+        elif is_alias and (not parts.operation("other") or open_ or target):
+            aggregate = Aggregate.LIST
         unexplained = self._words(parts.texts)
-        query = Query((var,), (), ("x0",), aggregate, unexplained=unexplained)
-        return Compiled(query, reading.score + 0.5 - 0.3 * len(unexplained), reading.mentions, 1)
+        query = Query((self._var("x0", named[0], 0),), (), ("x0",), aggregate, unexplained=unexplained)
+        return Compiled(query, reading.score + 0.4 - 0.7 * len(unexplained), reading.mentions, 1)
 
     # -- everything else -----------------------------------------------------------------------
 
@@ -203,8 +213,8 @@ class Compiler:
             return Aggregate.QUALIFIER, -1, -1
         most, least = parts.operation("most"), parts.operation("least")
         extreme = most or least
-        if extreme is not None:
-            counted = self._nearest_open(pieces, extreme.end)
+        counted = self._nearest_open(pieces, extreme.end) if extreme is not None else -1
+        if extreme is not None and counted >= 0 and abs(pieces[counted].start - extreme.end) <= 2:
             choice = next((at for at, piece in enumerate(pieces) if len(piece.members) > 1), -1)
             target = choice if choice >= 0 else self._target(parts, pieces, skip=counted)
             if counted >= 0 and target >= 0 and counted != target:
@@ -318,7 +328,7 @@ class Compiler:
                         if not parts.asks:
                             continue
                         rank += _UNREAL_RANK
-                    score = 1.0 - 0.03 * distance - 0.1 * rank + (_STATED * mention.score if mention else 0.0) + (relation in named)
+                    score = 1.0 - 0.03 * distance - 0.1 * rank + (_STATED * mention.score if mention else -_UNSTATED) + (relation in named)
                     if mention is not None and set(subject.kinds) & set(object_.kinds):
                         score += 0.5 * self._direction(mention, pieces, left, right)
                     elif parts.asks and set(subject.kinds) & set(object_.kinds):
@@ -374,7 +384,18 @@ class Compiler:
             for kind in object_.kinds:
                 for second in signatures.get((middle, kind), ()):
                     for name in names:
-                        yield Link(left, right, name, 0.2 - 0.03 * distance, None, (middle, second))
+                        if self._is_real_path(subject, object_, name, second):
+                            yield Link(left, right, name, 0.2 - 0.03 * distance, None, (middle, second))
+
+    def _is_real_path(self, subject: Piece, object_: Piece, first: str, second: str) -> bool:
+        """Tell whether two facts really lead from one named piece to the other."""
+        left = {number for member in subject.members for number in member.ids}
+        right = {number for member in object_.members for number in member.ids}
+        if not left or not right or len(left) > 5:
+            return True
+        middles = {fact.object for number in left for fact in self.graph.step(number, first)}
+        return any(fact.subject in middles for number in list(right)[:_MAX_CHECKED]
+                   for fact in self.graph.step(number, second, inverse=True))
 
     # -- the query -----------------------------------------------------------------------------
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
+from tuili.errors import StoreError
 from tuili.knowledge.records import Edge, Kind, Relation, normalise
-from tuili.knowledge.store import Store, sqlite_errors
+from tuili.knowledge.store import MAX_NAME, Store, check_text, edge_row, parse_data, sqlite_errors
 
 _WORD = re.compile(r"\w+", re.UNICODE)
 _CHUNK = 500
+R = TypeVar("R", Kind, Relation)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ class Fact:
     object: int
     weight: float = 1.0
     source: str = ""
-    data: Mapping[str, object] = field(default_factory=dict, compare=False)
+    data: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     def other(self, node: int) -> int:
         """Return the end that is not `node`."""
@@ -64,30 +65,30 @@ class Graph:
         """The base's name."""
         return self.store.path.stem
 
+    def _rows(self, sql: str, values: Sequence[object] = ()) -> list[Any]:
+        with sqlite_errors(self.store.path):
+            return self.store.connection.execute(sql, tuple(values)).fetchall()
+
     @cached_property
     def kinds(self) -> dict[str, Kind]:
         """The entity types, by name; kinds that entities have but nobody declared included."""
-        with sqlite_errors(self.store.path):
-            rows = self.store.connection.execute("SELECT data FROM kind").fetchall()
-            used = self.store.connection.execute("SELECT DISTINCT kind FROM node").fetchall()
-        declared = [Kind(**_tuples(json.loads(data))) for (data,) in rows]
+        declared = [_record(Kind, data) for (data,) in self._rows("SELECT data FROM kind")]
+        used = self._rows("SELECT DISTINCT kind FROM node")
         found = {kind.name: kind for kind in declared}
         return found | {kind: Kind(kind, words=(kind,)) for (kind,) in used if kind not in found}
 
     @cached_property
     def relations(self) -> dict[str, Relation]:
         """The edge types, by name."""
-        with sqlite_errors(self.store.path):
-            rows = self.store.connection.execute("SELECT data FROM relation ORDER BY id").fetchall()
-        declared = [Relation(**_tuples(json.loads(data))) for (data,) in rows]
+        declared = [
+            _record(Relation, data) for (data,) in self._rows("SELECT data FROM relation ORDER BY id")
+        ]
         return {relation.name: relation for relation in declared}
 
     @cached_property
     def signatures(self) -> dict[tuple[str, str], tuple[str, ...]]:
         """Which relations really lead from a subject kind to an object kind, the most frequent first."""
-        with sqlite_errors(self.store.path):
-            rows = self.store.connection.execute(
-                "SELECT subject_kind, object_kind, relation FROM signature ORDER BY num DESC").fetchall()
+        rows = self._rows("SELECT subject_kind, object_kind, relation FROM signature ORDER BY num DESC")
         found: dict[tuple[str, str], tuple[str, ...]] = {}
         for subject, object_, relation in rows:
             name = self._relation_names[relation]
@@ -96,7 +97,7 @@ class Graph:
 
     @cached_property
     def _relation_names(self) -> dict[int, str]:
-        return dict(self.store.connection.execute("SELECT id, name FROM relation"))
+        return dict(self._rows("SELECT id, name FROM relation"))
 
     def is_kind(self, kind: str, wanted: str) -> bool:
         """Tell whether `kind` is `wanted` or below it."""
@@ -119,7 +120,7 @@ class Graph:
         missing = [number for number in dict.fromkeys(ids) if number not in self._entities]
         for chunk in _batched(missing):
             marks = ",".join("?" * len(chunk))
-            for row in self.store.connection.execute(f"SELECT * FROM node WHERE id IN ({marks})", tuple(chunk)):
+            for row in self._rows(f"SELECT * FROM node WHERE id IN ({marks})", chunk):
                 self._entities[row[0]] = _entity(row)
         return [self._entities[number] for number in ids]
 
@@ -129,8 +130,8 @@ class Graph:
 
     def by_key(self, key: str) -> int | None:
         """Return the id of the entity with this key, or None."""
-        row = self.store.connection.execute("SELECT id FROM node WHERE key = ?", (key,)).fetchone()
-        return row[0] if row else self._overlay_ids.get(normalise(key))
+        rows = self._rows("SELECT id FROM node WHERE key = ?", (key,))
+        return rows[0][0] if rows else self._overlay_ids.get(normalise(key))
 
     def by_label(self, norms: Iterable[str]) -> dict[str, list[int]]:
         """Return the ids of the entities that have one of these normalised names, by name."""
@@ -138,9 +139,7 @@ class Graph:
         found: dict[str, list[int]] = {}
         for chunk in _batched(norms):
             marks = ",".join("?" * len(chunk))
-            rows = self.store.connection.execute(
-                f"SELECT norm, node FROM label WHERE norm IN ({marks})", tuple(chunk))
-            for norm, node in rows:
+            for norm, node in self._rows(f"SELECT norm, node FROM label WHERE norm IN ({marks})", chunk):
                 found.setdefault(norm, []).append(node)
         for norm in norms:
             if norm in self._overlay_ids and self._overlay_ids[norm] not in found.get(norm, ()):
@@ -149,27 +148,31 @@ class Graph:
 
     def labels_with_prefix(self, prefix: str, limit: int = 50_000) -> list[tuple[str, int]]:
         """Return (normalised name, id) of the names that begin with `prefix`, for fuzzy matching."""
-        rows = self.store.connection.execute(
-            "SELECT norm, node FROM label WHERE norm >= ? AND norm < ? LIMIT ?", (prefix, prefix + "\U0010ffff", limit))
-        return list(rows)
+        return self._rows(
+            "SELECT norm, node FROM label WHERE norm >= ? AND norm < ? LIMIT ?",
+            (prefix, prefix + "\U0010ffff", limit),
+        )
 
     def facts(self, node: int, *, inverse: bool = False) -> tuple[Fact, ...]:
         """Return the facts with `node` as subject, or as object if `inverse`, in order of entry."""
         key = (node, inverse)
         if key not in self._facts:
             end = "object" if inverse else "subject"
-            rows = self.store.connection.execute(
-                "SELECT id, subject, relation, object, weight, source, data FROM edge"
-                f" WHERE {end} = ? ORDER BY id", (node,)).fetchall() if node > 0 else []
-            stored = [self._fact(row) for row in rows]
+            columns = "id, subject, relation, object, weight, source, data"
+            select = f"SELECT {columns} FROM edge WHERE {end} = ? ORDER BY id"
+            stored = [self._fact(row) for row in self._rows(select, (node,))] if node > 0 else []
             extra = [fact for fact in self._overlay if (fact.object if inverse else fact.subject) == node]
             self._facts[key] = tuple(stored + extra)
         return self._facts[key]
 
-    def _fact(self, row: Sequence[object]) -> Fact:
+    def _fact(self, row: Sequence[Any]) -> Fact:
         number, subject, relation, object_, weight, source, data = row
-        return Fact(number, subject, self._relation_names[relation], object_, weight, source,  # type: ignore[arg-type, index]
-                    json.loads(data) if data else {})  # type: ignore[arg-type]
+        name = self._relation_names.get(relation)
+        if name is None:
+            raise StoreError(
+                f"{self.store.path.name} is damaged: fact {number} has no relation; build it anew"
+            )
+        return Fact(number, subject, name, object_, weight, source, parse_data(data))
 
     def step(self, node: int, relation: str, *, inverse: bool = False) -> list[Fact]:
         """Return the facts of one relation at `node`."""
@@ -214,9 +217,10 @@ class Graph:
         """Return up to `limit` entities of a kind or below it."""
         kinds = self.subkinds(kind)
         marks = ",".join("?" * len(kinds))
-        rows = self.store.connection.execute(
-            f"SELECT id FROM node WHERE kind IN ({marks}) LIMIT ?", (*kinds, limit))
-        return [row[0] for row in rows]
+        return [
+            row[0]
+            for row in self._rows(f"SELECT id FROM node WHERE kind IN ({marks}) LIMIT ?", (*kinds, limit))
+        ]
 
     def search(self, text: str, *, kinds: Sequence[str] = (), limit: int = 20) -> list[tuple[int, float]]:
         """Full-text search (BM25 over name, aliases, description); best first, scores above 0."""
@@ -226,25 +230,43 @@ class Graph:
         match = " OR ".join(f'"{word}"' for word in words)
         wanted = [sub for kind in kinds for sub in self.subkinds(kind)]
         where = f" AND node.kind IN ({','.join('?' * len(wanted))})" if wanted else ""
-        with sqlite_errors(self.store.path):
-            rows = self.store.connection.execute(
-                "SELECT node.id, bm25(node_fts, 8.0, 4.0, 1.0) AS score FROM node_fts JOIN node"
-                f" ON node.id = node_fts.rowid WHERE node_fts MATCH ?{where} ORDER BY score LIMIT ?",
-                (match, *wanted, limit))
-            return [(number, -score) for number, score in rows]
+        rows = self._rows(
+            "SELECT node.id, bm25(node_fts, 8.0, 4.0, 1.0) AS score FROM node_fts JOIN node"
+            f" ON node.id = node_fts.rowid WHERE node_fts MATCH ?{where} ORDER BY score LIMIT ?",
+            (match, *wanted, limit),
+        )
+        return [(number, -score) for number, score in rows]
 
     def overlay(self, edges: Iterable[Edge]) -> None:
-        """Add facts that live only as long as this object; the file is not touched."""
+        """Add facts that live only as long as this object; the file is not touched.
+
+        Raises:
+            InputError: a text or a weight is refused.
+        """
         for edge in edges:
+            edge_row(edge)
+            check_text("relation", edge.relation, MAX_NAME)
             subject, object_ = self._overlay_id(edge.subject), self._overlay_id(edge.object)
             if edge.relation not in self.relations:
                 self.relations[edge.relation] = Relation(edge.relation)
-            fact = Fact(-1 - len(self._overlay), subject, edge.relation, object_, edge.weight, edge.source, edge.data)
+            fact = Fact(
+                -1 - len(self._overlay), subject, edge.relation, object_, edge.weight, edge.source, edge.data
+            )
             self._overlay.append(fact)
+            self._add_signature(fact)
         self._facts.clear()
 
+    def _add_signature(self, fact: Fact) -> None:
+        """Let questions relate the kinds that an overlay's fact joins."""
+        ends = self.entity(fact.subject).kind, self.entity(fact.object).kind
+        for kind in ends:
+            self.kinds.setdefault(kind, Kind(kind, words=(kind,)))
+        known = self.signatures.get(ends, ())
+        if fact.relation not in known:
+            self.signatures[ends] = (*known, fact.relation)
+
     def _overlay_id(self, name: str) -> int:
-        norm = normalise(name)
+        norm = normalise(check_text("name", name, MAX_NAME)) or name
         known = self.by_label([norm]).get(norm)
         if known:
             return known[0]
@@ -255,17 +277,26 @@ class Graph:
 
 
 def _batched(items: Sequence[object]) -> Iterable[Sequence[object]]:
-    return (items[start:start + _CHUNK] for start in range(0, len(items), _CHUNK))
+    return (items[start : start + _CHUNK] for start in range(0, len(items), _CHUNK))
 
 
-def _tuples(fields: dict[str, Any]) -> dict[str, Any]:
-    """Turn JSON's lists back into the tuples that records hold."""
-    if "qualifiers" in fields:
-        fields["qualifiers"] = {key: tuple(words) for key, words in fields["qualifiers"].items()}
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
+def _record(make: Callable[..., R], data: str) -> R:
+    """Make a kind or a relation of its JSON, lists turned back into tuples."""
+    fields = parse_data(data)
+    try:
+        if "qualifiers" in fields:
+            fields["qualifiers"] = {key: tuple(words) for key, words in fields["qualifiers"].items()}
+        return make(
+            **{key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
+        )
+    except (AttributeError, TypeError) as error:
+        raise StoreError(
+            f"the knowledge base is damaged: {data[:40]!r} is no record; build it anew"
+        ) from error
 
 
-def _entity(row: Sequence[object]) -> Entity:
+def _entity(row: Sequence[Any]) -> Entity:
     number, key, kind, name, description, aliases, data = row
-    return Entity(number, key, kind, name, description,  # type: ignore[arg-type]
-                  tuple(aliases.split("\n")) if aliases else (), json.loads(data) if data else {})  # type: ignore[attr-defined, arg-type]
+    return Entity(
+        number, key, kind, name, description, tuple(aliases.split("\n")) if aliases else (), parse_data(data)
+    )

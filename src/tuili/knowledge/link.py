@@ -22,8 +22,9 @@ FUZZY_CUTOFF = 86.0
 FAR_PENALTY = 0.8
 NEAR_BONUS = 0.1
 SCHEMA_PENALTY = 0.5
-CLAUSE_WORD = 0.45
+CLAUSE_WORD = 0.5
 INFLECTED_PENALTY = 0.2
+CASE_BONUS = 0.4
 FIRM_SCORE = 1.2
 
 # How similar each text is to a query, 0 to 1 (an encoder; see `tuili.reason.weights`).
@@ -62,6 +63,7 @@ class Mention:
     argument: int = 0
 
 
+_NEVER_NAMES = frozenset("which what who where when how the a an is are does do can of in if it its".split())
 _OPENERS = frozenset("that which who to for".split())
 _CLOSERS = frozenset("of in from for by the a an that which when if".split())
 
@@ -69,22 +71,22 @@ _CLOSERS = frozenset("of in from for by the a an that which when if".split())
 _OPERATIONS: dict[str, str] = {
     "count": "how many|what number of|what is the number of|what s the number of|tell me the number of|number of|count of|total number|how large a number|in how many|to how many|count",
     "not": "not|no|without|lack|lacks|lacking|except|excluding|excludes|missing|misses|absent|cannot|nor|minus|never|unknown to|free of|n t|don t|doesn t"
-           "|isn t|rather than|instead of|fail to have|though no|but no|missing from|apart from|other than",
+           "|isn t|rather than|instead of|fail to have|though no|but no|missing from|apart from|other than|leaving out|leave out",
     "or": "or|either|versus|vs",
     "share": "share|shared|in common|common|both|jointly|same|at the same time|at once|alike|overlap|the two",
     "most": "more|most|larger number|largest number|longer list|longest|greater number|greatest number|bigger",
     "least": "fewer|fewest|least|smaller number|smallest number|shortest|less",
     "direct": "direct|directly|immediate|immediately|one level|right above|right below|directly above",
-    "aliases": "another name|other name|synonym|also called|also known as|alternative name|alias|different name"
-               "|other word|another word|alternative term|another term|other term|goes by|known as|has the synonym|have the synonym|with the synonym|call otherwise"
-               "|other way of say|alternative label|else is it called|say differently",
-    "label": "the term for|official name|preferred name|proper name|official term|called as a term|term called"
-             "|preferred term|standard term|preferred label|main name|primary name|standard name|proper term|is called",
-    "describe": "describe|definition of|define|meaning of|what is meant by|what does it mean",
+    "naming": "name|names|named|term|terms|word|words|call|called|known|known as|label|title|say|mean|means|stand for"
+              "|stands for|synonym|go by|goes by|term for|name for|word for|called as a term|refer to|meant by",
+    "other": "other|another|else|otherwise|besides|alternative|different|also|synonym|differently",
+    "describe": "describe|definition of|define|meaning of",
     "ask": "yes or no|true or false|right or wrong|or not",
     "nearest": "close|closest|nearest|lowest|most specific|most recent",
 }
+_WEAK = {"naming": 0.1, "other": 0.15}
 _ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
+_CARDINALS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 _LAST = ("last", "final")
 
 
@@ -102,7 +104,7 @@ class Lexicon:
             words.pop(0)
         if mention.role != Role.OPERATION and all(word in FUNCTION_WORDS for word in words):
             return
-        key = stems(" ".join(words)) if mention.role != Role.OPERATION else ("=", *words)
+        key = stems(" ".join(words)) if mention.role in (Role.RELATION, Role.QUALIFIER) else ("=", *words)
         if key and mention not in self.phrases.setdefault(key, []):
             self.phrases[key].append(mention)
             self.longest = max(self.longest, len(words))
@@ -121,9 +123,10 @@ class Linker:
         lexicon = Lexicon()
         for name, phrases in _OPERATIONS.items():
             for phrase in phrases.split("|"):
-                lexicon.add(phrase, Mention(0, 0, Role.OPERATION, name, 0.3 if phrase == "number of" else 0.6))
+                lexicon.add(phrase, Mention(0, 0, Role.OPERATION, name, _WEAK.get(name, 0.3 if phrase == "number of" else 0.6)))
         for position, word in enumerate(_ORDINALS, 1):
-            for form in (word, f"{position}{_suffix(position)}", f"position {word}"):
+            for form in (word, f"{position}{_suffix(position)}", f"position {_CARDINALS[position - 1]}", f"position {position}",
+                         f"{word} place", f"{word} position"):
                 lexicon.add(form, Mention(0, 0, Role.OPERATION, "ordinal", 0.6, argument=position))
         for word in _LAST:
             lexicon.add(word, Mention(0, 0, Role.OPERATION, "ordinal", 0.6, argument=-1))
@@ -220,12 +223,13 @@ class Linker:
     def _schema_mentions(self, tokens: Sequence[Token]) -> Iterable[Mention]:
         phrases = self.lexicon.phrases
         for start, end, words in _spans(tokens, self.lexicon.longest):
-            if start == 0 and end == 1 and tokens[0].is_function_word and words in OPENING_WORDS:
-                continue
+            is_opening = start == 0 and end == 1 and tokens[0].is_function_word and words in OPENING_WORDS
             exact = words.split()
-            single = [word.removesuffix("s") if len(word) > 3 and not word.endswith("ss") else word for word in exact]
+            single = [_singular(word) for word in exact]
             for key in dict.fromkeys((stems(words), ("=", *exact), ("=", *single))):
                 for mention in phrases.get(key, ()):
+                    if is_opening and mention.role != Role.OPERATION:
+                        continue
                     score = mention.score + 0.25 * (len(words.split()) - 1)
                     yield replace(mention, start=start, end=end, score=score, how="schema")
 
@@ -239,6 +243,8 @@ class Linker:
                 if tokens[end - 1].is_mark and tokens[end - 1].text not in ")-'’":
                     if tokens[end - 1].text not in ",(/-'’":
                         break
+                    continue
+                if sum(not token.is_mark for token in tokens[start:end]) < shortest:
                     continue
                 if tokens[end - 1].is_mark and (tokens[end - 1].text != ")" or "(" not in question[first.start:tokens[end - 1].start]):
                     continue
@@ -263,10 +269,15 @@ class Linker:
             by_kind.setdefault(entity.kind, []).append(entity.id)
         is_code = any(token.is_code for token in tokens[start:end])
         words = sum(not token.is_mark for token in tokens[start:end])
-        is_schema = words == 1 and not is_code and stems(tokens[start].text) in self.lexicon.phrases
+        is_schema = words == 1 and not is_code and bool(
+            {stems(tokens[start].text), ("=", norm), ("=", _singular(norm))} & self.lexicon.phrases.keys())
         for kind, members in by_kind.items():
-            exact = any(normalise(entities[number].name) == norm for number in members)
-            score = (1.0 if exact else 0.8) + 0.7 * (words - 1) + 0.5 * is_code - SCHEMA_PENALTY * is_schema
+            named = [number for number in members if normalise(entities[number].name) == norm]
+            exact, members = bool(named), named or members
+            written = " ".join(token.text for token in tokens[start:end])
+            case = CASE_BONUS if is_code and any(written == label for number in members
+                                                 for label in (entities[number].name, *entities[number].aliases)) else 0.0
+            score = case + (1.0 if exact else 0.8) + 0.7 * (words - 1) + 0.5 * is_code - SCHEMA_PENALTY * is_schema
             if words == 1 and not is_code:
                 score -= 0.1 * min(len(members), 32).bit_length() - 0.1
             yield Mention(start, end, Role.ENTITY, norm, score, "name" if exact else "alias", tuple(members), (kind,))
@@ -349,7 +360,7 @@ def _is_code(tokens: Sequence[Token], mention: Mention) -> bool:
 
 
 def _capital(token: Token, at: int) -> bool:
-    return at > 0 and token.text[:1].isupper()
+    return at > 0 and token.text[:1].isupper() and len(token.text) > 1 and token.text.casefold() not in _NEVER_NAMES
 
 
 def _suffix(position: int) -> str:
@@ -367,6 +378,15 @@ def _variants(norm: str) -> Iterable[str]:
             yield norm[:-3] + "y"
     if "." in norm and norm.endswith((".", "()")):
         yield norm.rstrip(".()")
+
+
+def _singular(word: str) -> str:
+    """Return the singular of a regular plural."""
+    if len(word) < 4 or not word.endswith("s") or word.endswith(("ss", "us", "is")):
+        return word
+    if word.endswith("ies"):
+        return word[:-3] + "y"
+    return word[:-2] if word.endswith(("sses", "xes", "ches", "shes")) else word[:-1]
 
 
 def _guessed_words(name: str) -> list[str]:

@@ -22,7 +22,8 @@ CREATE TABLE signature(
     subject_kind TEXT NOT NULL, relation INTEGER NOT NULL, object_kind TEXT NOT NULL, num INTEGER NOT NULL,
     PRIMARY KEY (subject_kind, relation, object_kind)) WITHOUT ROWID;
 CREATE VIRTUAL TABLE node_fts USING fts5(
-    name, aliases, description, content='node', content_rowid='id', tokenize='porter unicode61 remove_diacritics 2');
+    name, aliases, description, content='node', content_rowid='id',
+    tokenize='porter unicode61 remove_diacritics 2');
 """
 
 # Built after a bulk import: maintaining them row by row would cost several times as much.
@@ -33,7 +34,8 @@ CREATE INDEX IF NOT EXISTS edge_object ON edge(object, relation);
 CREATE INDEX IF NOT EXISTS node_kind ON node(kind);
 CREATE TRIGGER IF NOT EXISTS edge_added AFTER INSERT ON edge BEGIN
     INSERT INTO signature VALUES (
-        (SELECT kind FROM node WHERE id = new.subject), new.relation, (SELECT kind FROM node WHERE id = new.object), 1)
+        (SELECT kind FROM node WHERE id = new.subject), new.relation,
+        (SELECT kind FROM node WHERE id = new.object), 1)
         ON CONFLICT DO UPDATE SET num = num + 1;
 END;
 CREATE TRIGGER IF NOT EXISTS edge_removed AFTER DELETE ON edge BEGIN

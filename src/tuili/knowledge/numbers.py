@@ -133,7 +133,7 @@ def _bounded(exponent: str) -> str:
 def _sign(text: str, start: int) -> tuple[float, int]:
     """Read a minus sign that is no dash between two values or words."""
     before = text[:start]
-    if re.search(r"(?:^|[\s(=:])[-−]$", before) and not re.search(r"[\w°%]\s+[-−]$", before[-4:]):
+    if re.search(r"(?:^|[\s(=:])[-−]$", before) and not re.search(r"(?:\d|°[CF]?|%)\s+[-−]$", before[-6:]):
         return -1.0, start - 1
     if re.search(r"\b(?:to|and|from|of|is|at|minus)\s+[-−]\s?$", before) or re.search(r"\bminus\s+$", before, re.I):
         return -1.0, re.search(r"(?:minus\s+|[-−]\s?)$", before, re.I).start()  # type: ignore[union-attr]

@@ -157,9 +157,9 @@ def _joins(tokens: Sequence[Token], left: Piece, right: Piece, covered: dict[int
 def _offer_choices(tokens: Sequence[Token], pieces: Sequence[Piece]) -> None:
     """Mark an enumeration after "which of" or "between" as a choice."""
     for piece in pieces:
-        before = [token.text.casefold() for token in tokens[max(0, piece.start - 4):piece.start]]
-        asked = "of" in before and bool(_QUESTION_WORDS & set(before)) or before[-1:] == ["between"]
-        if len(piece.members) > 1 and asked:
+        before = [token.text.casefold() for token in tokens[max(0, piece.start - 5):piece.start]]
+        choosing = {"of", "between", "among"} & set(before[-1:]) or {"two", "both"} & set(before[-2:])
+        if len(piece.members) > 1 and choosing and ({"which", "one", "between"} & set(before) or before[0:1] == ["of"]):
             piece.any_of = True
 
 
@@ -171,7 +171,7 @@ def _negate(tokens: Sequence[Token], pieces: Sequence[Piece], operations: Sequen
         if operation.value != "not":
             continue
         following = next((piece for piece in pieces if piece.start >= operation.end and piece.members), None)
-        if following is not None and _only_grammar(tokens, operation.end, following.start, relation_at, pieces):
+        if following is not None and _only_grammar(tokens, operation.end, following.start, relation_at):
             following.negated = [True] * len(following.members)
             continue
         earlier = [piece for piece in pieces if piece.end <= operation.start and piece.members]
@@ -179,9 +179,10 @@ def _negate(tokens: Sequence[Token], pieces: Sequence[Piece], operations: Sequen
             earlier[-1].negated[-1] = True
 
 
-def _only_grammar(tokens: Sequence[Token], start: int, end: int, relation_at: set[int], pieces: Sequence[Piece]) -> bool:
-    kind_at = {at for piece in pieces if piece.is_open for at in range(piece.start, piece.end)}
-    return all(tokens[at].is_function_word or at in relation_at or at in kind_at for at in range(start, end))
+def _only_grammar(tokens: Sequence[Token], start: int, end: int, relation_at: set[int]) -> bool:
+    words = [tokens[at].text.casefold() for at in range(start, end)]
+    return not _QUESTION_WORDS & set(words) and all(
+        tokens[at].is_function_word or at in relation_at for at in range(start, end))
 
 
 def _place_ordinals(pieces: Sequence[Piece], operations: Sequence[Mention]) -> None:

@@ -28,12 +28,13 @@ def readings(tokens: Sequence[Token], mentions: Sequence[Mention], limit: int) -
     starts: dict[int, list[Mention]] = {}
     for mention in mentions:
         starts.setdefault(mention.start, []).append(mention)
+    nouns = {mention.start for mention in mentions if mention.role == Role.RELATION and mention.noun}
     beams: list[dict[tuple[Mention, ...], float]] = [{} for _ in range(len(tokens) + 1)]
     beams[0][()] = 0.0
     for at in range(len(tokens)):
         best = sorted(beams[at].items(), key=lambda item: -item[1])[:BEAM]
         for taken, score in best:
-            plain = 0.0 if is_light(tokens[at]) else _TEXT_SCORE
+            plain = 0.0 if is_light(tokens[at]) or at in nouns else _TEXT_SCORE
             _keep(beams[at + 1], taken, score + plain)
             for mention in starts.get(at, ()):
                 _keep(beams[mention.end], (*taken, mention), score + mention.score)

@@ -169,7 +169,8 @@ class Store:
         if not path.is_file():
             known = ", ".join(base_names()) or "none yet"
             raise StoreError(
-                f"there is no knowledge base {path.stem!r} (built: {known}); build it: tuili kb add {path.stem}"
+                f"there is no knowledge base {path.stem!r} (built: {known}); "
+                f"build it: tuili kb add {path.stem}"
             )
         with contextlib.ExitStack() as lock:
             lock.enter_context(file_lock(path))
@@ -209,11 +210,8 @@ class Store:
 
         All or none are added; a fact that is there already gets the new weight and source.
         """
-        count = 0
         with self.transaction() as connection:
-            for count, edge in enumerate(edges, 1):
-                _add_edge(connection, edge)
-        return count
+            return sum(_add_edge(connection, edge) for edge in edges)
 
     def add_nodes(self, nodes: Iterable[Node]) -> None:
         """Add entities, or replace those with the same key."""
@@ -232,7 +230,8 @@ class Store:
         with self.transaction() as connection:
             cursor = connection.execute(
                 "DELETE FROM edge WHERE relation = (SELECT id FROM relation WHERE name = ?)"
-                " AND subject = (SELECT id FROM node WHERE key = ?) AND object = (SELECT id FROM node WHERE key = ?)",
+                " AND subject = (SELECT id FROM node WHERE key = ?)"
+                " AND object = (SELECT id FROM node WHERE key = ?)",
                 (relation, subject, object_),
             )
             if cursor.rowcount == 0:
@@ -260,8 +259,8 @@ class Store:
             run = self.connection.execute
             problems = [row[0] for row in run("PRAGMA integrity_check") if row[0] != "ok"]
             for end in ("subject", "object"):
-                (orphans,) = run(f"SELECT count(*) FROM edge WHERE {end} NOT IN (SELECT id FROM node)").fetchone()
-                if orphans:
+                select = f"SELECT count(*) FROM edge WHERE {end} NOT IN (SELECT id FROM node)"
+                if orphans := run(select).fetchone()[0]:
                     problems.append(f"{orphans} facts have a {end} that is no entity")
             (nameless,) = run("SELECT count(*) FROM node WHERE id NOT IN (SELECT node FROM label)").fetchone()
             if nameless:
@@ -272,8 +271,8 @@ class Store:
 
     def _self_loops(self) -> list[str]:
         rows = self.connection.execute(
-            "SELECT r.name, s.key FROM edge e JOIN relation r ON r.id = e.relation JOIN node s ON s.id = e.subject"
-            " WHERE json_extract(r.data, '$.transitive') AND e.subject = e.object"
+            "SELECT r.name, s.key FROM edge e JOIN relation r ON r.id = e.relation JOIN node s"
+            " ON s.id = e.subject WHERE json_extract(r.data, '$.transitive') AND e.subject = e.object"
         )
         return [f"{key!r} is its own {name!r}" for name, key in rows]
 
@@ -300,11 +299,15 @@ def _check_version(path: Path, connection: sqlite3.Connection, writable: bool) -
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     if version == 0 or not tables >= TABLES:
-        raise StoreError(f"{path.name} is no tuili knowledge base; move it away and build: tuili kb add {path.stem}")
+        raise StoreError(
+            f"{path.name} is no tuili knowledge base; move it away and build: tuili kb add {path.stem}"
+        )
     if version > VERSION or writable:
         migrate(connection, path.name)
     elif version < VERSION:
-        raise StoreError(f"{path.name} has the older schema {version}; upgrade it: tuili kb check {path.stem} --fix")
+        raise StoreError(
+            f"{path.name} has the older schema {version}; upgrade it: tuili kb check {path.stem} --fix"
+        )
     if writable:
         connection.execute("PRAGMA synchronous = FULL")
 
@@ -367,7 +370,8 @@ def edge_row(edge: Edge) -> tuple[float, str, str]:
     return check_weight(edge.weight), check_clean("source", edge.source), dump_data("fact", edge.data)
 
 
-def _add_edge(connection: sqlite3.Connection, edge: Edge) -> None:
+def _add_edge(connection: sqlite3.Connection, edge: Edge) -> int:
+    """Add one fact, with the entities and the relation it names; return 1."""
     columns = edge_row(edge)
     ends = _node_id(connection, "subject", edge.subject), _node_id(connection, "object", edge.object)
     name = check_text("relation", edge.relation, MAX_NAME)
@@ -379,6 +383,7 @@ def _add_edge(connection: sqlite3.Connection, edge: Edge) -> None:
         " weight = excluded.weight, source = excluded.source, data = excluded.data",
         (ends[0], relation, ends[1], *columns),
     )
+    return 1
 
 
 def _node_id(connection: sqlite3.Connection, what: str, key: str) -> int:

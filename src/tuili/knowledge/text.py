@@ -14,6 +14,7 @@ MAX_QUESTION = 4_000
 _TOKEN = re.compile(
     r"""(?P<quoted>`[^`\n]+`|"[^"\n]+"|“[^”\n]+”|(?<!\w)'[^'\n]+'(?!\w))
     |(?P<dotted>[^\W\d]\w*(?:\.[^\W\d]\w*)+)
+    |(?P<ordinal>\d+(?:st|nd|rd|th)\b)
     |(?P<number>\d+(?:[.,]\d+)*(?:[eE][-+]?\d+)?)
     |(?P<word>\w+)
     |(?P<mark>[^\w\s])""",
@@ -23,12 +24,12 @@ _CAMEL = re.compile(r"[a-z][A-Z]|[A-Z]{2,}[a-z]")
 
 # Words that carry grammar, not content: they never name an entity unless written as code.
 FUNCTION_WORDS = frozenset(
-    """a an the this that these those which what who whom whose when where why how is are was were be been being am
+    """a an the this that these those which what who whom whose when why how is are was were be been being am
     do does did doing done has have had having can could may might must shall should will would of in on at by for
     from to with within into onto as than then and or but nor not no if it its they them their there here any all
     some each every both either neither one ones same other another such so just also too very much many more
-    most less least few fewer i me my you your we us our s t please about
-    called named mean means get gets got use used using between among per via out up down over under does
+    most less least few fewer yet although though while whereas being own still i me my you your we us our s t please about
+    called named mean means get gets got use used using between among per via out up down over does
     total altogether together come comes please whether it's exactly actually exist exists available provide provided let lets need needs want wants
     """.split()
 )
@@ -43,7 +44,12 @@ LIGHT_WORDS = frozenset(
     typical typically usual usually certain particular particularly single whole yes true correct answer
     entry entries item whether complain complains suffer suffers eye his her he she one's plus way ways leaving
     listed registered recorded annotated documented written put word words instead simply really possess possesses
+    tree ontology hierarchy medical doctor doctors database described describes proper record records
     must want wanted like interested tell told add added go goes going get gets got
+    object objects instance instances calling caller callers chosen choose chooses supplied supply mention mentioning
+    valid allowed nobody taken takes declared deciding able remember somewhere live lives ultimately clause handle
+    additional additionally extra hold holds found find finds standard library look looks made responsible merely alone
+    ends stand fit offered offers exposed exposes belongs there's what's where handy okay ok
     various several certain available specified specify specifying passed pass passing hand handed""".split()
 )
 

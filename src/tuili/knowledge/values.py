@@ -22,7 +22,8 @@ _LENGTH_RANK = {"foot": 2, "inch": 1, "meter": 4, "centimeter": 3, "kilometer": 
 _SINGLE_TIME = re.compile(r"\b(?:in|for|during|after|within|per|every)\s+(an?|one|each)\s+(?=second|minute|hour|day|year)",
                           re.IGNORECASE)
 _AFTER_FROM = re.compile(r"\b(?:from|initially|originally|starting at|starts at)\s+(?:the |a |an )?$", re.IGNORECASE)
-_AFTER_TO = re.compile(r"\b(?:to|until|reaches|becomes|into)\s+(?:the |a |an )?$", re.IGNORECASE)
+_AFTER_TO = re.compile(
+    r"(?<!added )(?<!connected )(?<!attached )(?<!applied )(?<!joined )\b(?:to|until(?: there are| it is)?|reaches|becomes|into)\s+(?:the |a |an )?$", re.IGNORECASE)
 _AFTER_BETWEEN = re.compile(r"\bbetween\s+(?:the |a |an )?$", re.IGNORECASE)
 
 
@@ -96,7 +97,8 @@ def _read(question: str, numeral: Numeral) -> Found | None:
     if unit and unit.is_word is False and _is_article(question, end, unit):
         unit = None
     if unit is None:
-        return None if numeral.is_part else _bare(question, numeral)
+        is_word_only = numeral.is_part or (numeral.in_words and numeral.number == 1)
+        return None if is_word_only else _bare(question, numeral)
     text = question[start:unit.end]
     magnitude = numeral.number
     return Found(Value(magnitude, unit.text, text, start, unit.end), is_money=unit.is_money,
@@ -210,7 +212,7 @@ def _give_roles(question: str, found: list[Found]) -> list[Found]:
     """Tell the ends of ranges, and what stands after "from" and "to"."""
     given = list(found)
     for index, item in enumerate(given):
-        before = question[max(0, item.value.start - 20):item.value.start]
+        before = question[max(0, item.value.start - 30):item.value.start]
         role = "initial" if _AFTER_FROM.search(before) else "final" if _AFTER_TO.search(before) else ""
         given[index] = replace(item, role=role)
     for index in range(len(given) - 1):

@@ -91,6 +91,12 @@ class Answer:
         """The places that state the facts used, in order of use."""
         return list(dict.fromkeys(edge.source for path in self.paths for edge in path.edges if edge.source))
 
+    def _repr_html_(self) -> str:
+        """Return the reasoning graph for a notebook."""
+        from tuili.reason.picture import fragment
+
+        return fragment(self)
+
     def to_json(self) -> dict[str, Any]:
         """Return the answer as one JSON-ready object (the contract of `tuili ask --json`)."""
         return {

@@ -25,6 +25,13 @@ class Tried:
     outcome: Outcome
     score: float
 
+    @property
+    def num_evidence(self) -> int:
+        """How many positive constraints speak of the target."""
+        query = self.compiled.query
+        return sum(not one.negated and one.subject in query.targets and query.var(one.object).is_constant
+                   for one in query.constraints)
+
 
 @dataclass
 class Candidates:
@@ -63,7 +70,7 @@ def _evidence(compiled: Compiled, outcome: Outcome) -> float:
     fit = max((support.fit for support in outcome.found.values()), default=0.0)
     misfit = fit - 1.0 if texts else 0.0
     if query.aggregate == Aggregate.ASK:
-        return misfit
+        return misfit + 0.5
     if not outcome.found:
         return -1.5
     return 0.5 + 0.5 * any(support.facts for support in outcome.found.values()) + misfit

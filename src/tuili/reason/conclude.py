@@ -5,14 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from tuili.knowledge.graph import Graph
-from tuili.knowledge.query import Aggregate, Query
-from tuili.reason.answer import Answer, Number, Scored
+from tuili.knowledge.query import Aggregate, Constraint, Query
+from tuili.reason.answer import Answer, Number, Path, Scored
 from tuili.reason.candidates import Candidates, Tried
-from tuili.reason.explain import links, paths, wording
+from tuili.reason.explain import MAX_PATHS, links, path_edge, paths, wording
 from tuili.reason.search import Outcome, Search
 from tuili.reason.weights import Weigher
+from tuili.reason.worlds.inquiry import Hypothesis, rank, share
 
 _IDENTIFIER = re.compile(r"[A-Za-z]+:\d+")
 ABSTAINED = "no supported answer"
@@ -25,25 +27,71 @@ def conclude(question: str, graph: Graph, found: Candidates, weigher: Weigher) -
     best = found.tried[0]
     query, outcome = best.compiled.query, best.outcome
     texts = [token.text for token in found.tokens]
-    shared = {
+    shared: dict[str, Any] = {
         "query": query, "links": links(graph, texts, best.compiled.mentions, query),
         "pruned": tuple(outcome.pruned[:50]),
     }
     confidence = _confidence(best)
+    if not outcome.found and is_ranked(graph, query) and confidence >= 0.5 and best.num_evidence > 1:
+        return _ranked(question, graph, best, confidence, shared)
     reason = _presupposed(graph, query, outcome)
     if query.aggregate == Aggregate.QUALIFIER and outcome.found and not _qualifier_data(query, best):
         reason = f"the base states the fact without its {query.qualifier}"
     if not outcome.found and query.aggregate not in (Aggregate.ASK, Aggregate.COUNT) or confidence < 0.5 or reason:
         reason = reason or _missing(graph, best)
         return Answer(question, f"{ABSTAINED}: {reason}", graph.name, abstained=True, confidence=confidence,
-                      reason=reason, **shared)  # type: ignore[arg-type]
+                      reason=reason, **shared)
+    if is_ranked(graph, query):
+        return _ranked(question, graph, best, confidence, shared)
     names = _names(graph, query, best)
     value = _value(graph, query, best, names)
     parts = {number: parts for (text, number), parts in weigher.parts.items()}
     entities = () if query.aggregate in (Aggregate.ASK, Aggregate.COUNT) else tuple(
         Scored(name, confidence) for name in names)
     return Answer(question, wording(graph, query, outcome, names, value), graph.name, entities, value,
-                  confidence=confidence, paths=paths(graph, outcome.found, parts), **shared)  # type: ignore[arg-type]
+                  confidence=confidence, paths=paths(graph, outcome.found, parts), **shared)
+
+
+NO_ADVICE = "ranked by the base's annotations; no medical advice"
+MAX_PARTIAL = 5
+MAX_ADJECTIVES = 12
+
+
+def is_ranked(graph: Graph, query: Query) -> bool:
+    """Tell whether the query asks which subjects explain findings."""
+    return query.aggregate == Aggregate.LIST and bool(query.constraints) and any(
+        graph.relations[constraint.relation].ranked and constraint.subject in query.targets and not constraint.negated
+        and query.var(constraint.object).is_constant for constraint in query.constraints)
+
+
+def _ranked(question: str, graph: Graph, best: Tried, confidence: float, shared: dict[str, Any]) -> Answer:
+    """Order what was found by how well it explains the findings; near misses follow with their probability."""
+    query, found = best.compiled.query, best.outcome.found
+    hypotheses = rank(graph, query, limit=len(found) + 200)
+    sure = [item for item in hypotheses if item.entity in found]
+    open_ended = best.num_evidence > 1 and len(query.constraints) == best.num_evidence
+    near = [item for item in hypotheses if item.entity not in found][:MAX_PARTIAL] if open_ended else []
+    entities = [Scored(graph.entity(item.entity).name, confidence * (0.6 + 0.4 * item.probability)) for item in sure]
+    ceiling = 1.0 if not sure else 0.49
+    entities += [Scored(graph.entity(item.entity).name, ceiling * item.probability) for item in near]
+    answered = [item for item, scored in zip([*sure, *near], entities, strict=True) if scored.probability >= 0.5]
+    if not answered:
+        reason = "no single entity explains the findings well enough"
+        nearest = tuple(item.name for item in entities[:MAX_PARTIAL])
+        return Answer(question, f"{ABSTAINED}: {reason}; nearest: {', '.join(nearest)}", graph.name, tuple(entities),
+                      abstained=True, confidence=confidence, reason=reason, nearest=nearest, **shared)
+    text = "; ".join(graph.entity(item.entity).name for item in answered)
+    return Answer(question, text, graph.name, tuple(entities), confidence=confidence,
+                  paths=tuple(_contributions(graph, item) for item in (answered + near)[:MAX_PATHS]),
+                  notes=(NO_ADVICE,), **shared)
+
+
+def _contributions(graph: Graph, item: Hypothesis) -> Path:
+    """Return a hypothesis' facts, each with what it adds to the log-odds."""
+    by_fact = dict(zip(item.facts, [part for part in item.contributions.values() if part > 0], strict=False))
+    edges = tuple(path_edge(graph, fact, {"share": share(fact), "contribution": by_fact.get(fact, 0.0)}, share(fact))
+                  for fact in item.facts)
+    return Path(edges, item.probability)
 
 
 def _unknown(found: Candidates) -> str:
@@ -65,7 +113,8 @@ def _presupposed(graph: Graph, query: Query, outcome: Outcome) -> str:
 
     "Is verbose keyword-only in shutil.copyfile" is no No if copyfile has no parameter verbose.
     """
-    silent = tuple(constraint for constraint in query.constraints if not constraint.stated)
+    silent = tuple(constraint for constraint in query.constraints
+                   if not constraint.stated and not _is_predicate(graph, query, constraint))
     if outcome.found or query.aggregate not in (Aggregate.ASK, Aggregate.COUNT) or not silent:
         return ""
     if len(silent) == len(query.constraints) and query.aggregate == Aggregate.ASK and len(silent) == 1:
@@ -74,6 +123,12 @@ def _presupposed(graph: Graph, query: Query, outcome: Outcome) -> str:
     if Search(graph, rest, lambda text, ids: dict.fromkeys(ids, 1.0)).run().found:
         return ""
     return f"nothing in the base satisfies: {rest.describe()}"
+
+
+def _is_predicate(graph: Graph, query: Query, constraint: Constraint) -> bool:
+    """Tell whether a constraint ascribes one of a few fixed values, as an adjective does ("keyword-only")."""
+    return any(len(graph.members(kind, MAX_ADJECTIVES + 1)) <= MAX_ADJECTIVES
+               for kind in query.var(constraint.object).kinds)
 
 
 def _confidence(best: Tried) -> float:
@@ -137,7 +192,7 @@ def _value(graph: Graph, query: Query, best: Tried, names: list[str]) -> Number 
         data = _qualifier_data(query, best)
         estimate = data.get("estimate")
         measured = isinstance(estimate, (int, float)) and _is_measured(str(data.get("text", "")))
-        return Number(float(estimate)) if measured else None  # type: ignore[arg-type]
+        return Number(float(estimate)) if measured else None
     if query.aggregate == Aggregate.LIST and len(best.outcome.found) == 1:
         value = graph.entity(next(iter(best.outcome.found))).data.get("value")
         if isinstance(value, (int, float)) and not isinstance(value, bool):

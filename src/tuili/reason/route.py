@@ -10,17 +10,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from tuili.errors import LimitError
+from tuili.knowledge.graph import Graph
 from tuili.knowledge.link import Linker, Mention, Role
+from tuili.knowledge.records import normalise
 from tuili.knowledge.text import Token, tokenise
 from tuili.knowledge.values import find_values
 
 QUANTITY = "quantity"
 
-# How much of a word a mention explains: as one word of plain text, or as part of a longer or code name.
-_ONE_WORD = {"name": 0.6, "alias": 0.5, "spelling": 0.3, "elsewhere": 0.2}
+# How much of a word a mention explains, by how it was found.
+_ONE_WORD = {"name": 0.7, "alias": 0.6, "spelling": 0.3, "elsewhere": 0.1}
+_PART_OF_NAME = 0.2
 _LONG_NAME = 1.0
-_SCHEMA = {Role.KIND: 0.6, Role.RELATION: 0.35, Role.QUALIFIER: 0.35}
-_VALUE = 1.0
+_SCHEMA = {Role.KIND: 0.5, Role.RELATION: 0.35, Role.QUALIFIER: 0.35}
+_VALUE = 1.5
+_PREFIX = 0.7
 
 
 def route(question: str, linkers: Mapping[str, Linker]) -> str:
@@ -49,19 +53,44 @@ def _num_values(question: str) -> int:
 
 
 def _explained(question: str, tokens: Sequence[Token], linker: Linker) -> float:
+    """Return the sum over words of how well the base explains each; "json.foo" counts if "json" is known.
+
+    Words that only say what is asked ("another name", "how many") are no evidence for any base.
+    """
     best = [0.0] * len(tokens)
-    for mention in linker.mentions(question, list(tokens)):
-        share = _share(tokens, mention)
+    mentions = linker.mentions(question, list(tokens))
+    asking = {at for mention in mentions if mention.role == Role.OPERATION for at in range(mention.start, mention.end)}
+    for mention in mentions:
+        if mention.end - mention.start == 1 and mention.start in asking:
+            continue
+        share = _share(tokens, mention, linker.graph)
         for at in range(mention.start, mention.end):
             if not tokens[at].is_function_word and not tokens[at].text[0].isdigit():
                 best[at] = max(best[at], share)
+    unknown = [at for at, token in enumerate(tokens) if "." in token.text and best[at] < _PREFIX]
+    for at in unknown:
+        first = normalise(tokens[at].text.split(".")[0])
+        best[at] = max(best[at], _PREFIX * bool(linker.graph.by_label([first])))
     return sum(best)
 
 
-def _share(tokens: Sequence[Token], mention: Mention) -> float:
+def _share(tokens: Sequence[Token], mention: Mention, graph: Graph) -> float:
     if mention.role != Role.ENTITY:
         return _SCHEMA.get(mention.role, 0.0)
-    span = tokens[mention.start:mention.end]
-    if mention.how in ("name", "alias") and (len(mention.value.split()) > 1 or any(token.is_code for token in span)):
-        return _LONG_NAME
+    is_code = any(token.is_code for token in tokens[mention.start:mention.end])
+    if mention.how in ("name", "alias"):
+        if is_code or len(mention.value.split()) > 1:
+            return _LONG_NAME
+        if not any(_is_called(graph, number, mention.value) for number in mention.ids):
+            return _PART_OF_NAME
     return _ONE_WORD.get(mention.how, 0.0)
+
+
+def _is_called(graph: Graph, number: int, norm: str) -> bool:
+    """Tell whether a word is an entity's whole name, not the last part of it or one that many share.
+
+    Plain words such as "name" or "order" are what parameters are called; they tell little.
+    """
+    entity = graph.entity(number)
+    kind = graph.kinds.get(entity.kind)
+    return not (kind and kind.by_name) and not normalise(entity.name).endswith(f".{norm}")

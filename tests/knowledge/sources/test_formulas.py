@@ -101,7 +101,7 @@ def test_quantities(tmp_path: Path) -> None:
     assert found["quantity:speed"] == Node(
         "quantity:speed", "quantity", "speed", "", ("velocity",), {
             "unit": "meter / second", "symbols": ["v"], "is_a": "", "role": "", "asks": ["how fast"],
-            "cues": ["moving at"], "zero_cues": ["at rest"], "money": False, "positive": True,
+            "cues": ["moving at"], "zero_cues": ["at rest"], "money": False, "positive": True, "counts": "",
             "dimension": "[length] / [time]",
         },
     )  # fmt: skip
@@ -109,6 +109,11 @@ def test_quantities(tmp_path: Path) -> None:
     assert (final["dimension"], final["role"], final["positive"]) == ("[length] / [time]", "final", False)
     assert found["quantity:frequency"].data["dimension"] == "1 / [time]"
     assert found["quantity:price"].data["dimension"] == "[money]"
+
+
+def test_what_counts_a_unit_has_its_dimension(tmp_path: Path) -> None:
+    text = COLLECTION + '\n[[quantity]]\nid = "num_years"\nname = "years"\nunit = ""\ncounts = "year"\n'
+    assert nodes(read(tmp_path, text))["quantity:num_years"].data["dimension"] == "[time]"
 
 
 def test_formulas_constants_and_materials(tmp_path: Path) -> None:
@@ -181,6 +186,7 @@ def swap(old: str, new: str) -> str:
         (swap("value = 299792458", "value = nan"), "constant c", "value is nan"),
         (swap("value = 299792458", "value = true"), "constant c", "value is True"),
         (swap('"meter / second"', '"smoot / fortnight_"'), "quantity speed", "unknown to pint"),
+        (swap('role = "final"', 'counts = "year"'), "quantity final_velocity", "counts needs a plain number"),
         (swap('"meter / second"', '"meter /"'), "quantity speed", "unknown to pint"),
         (swap('role = "final"', 'role = "last"'), "quantity final_velocity", "role is 'last'"),
         (swap('is_a = "speed"', 'is_a = "haste"'), "quantity final_velocity", "'haste' is defined nowhere"),

@@ -362,7 +362,7 @@ def test_facts_name_their_place(std: Base) -> None:
 
 
 def test_constructor_parameters_give_way_to_members_of_the_same_name(std: Base) -> None:
-    assert std.nodes["subprocess.Popen.args"].kind == "property"
+    assert std.nodes["subprocess.Popen.args"].kind == "attribute"
     assert std.nodes["subprocess.Popen.__init__.args"].kind == "parameter"
     assert std.nodes["subprocess.Popen.bufsize"].kind == "parameter"
 

@@ -2,6 +2,10 @@
 
 Every entry is checked: its keys, types, ids, units and dimensions, and that an expression is plain
 arithmetic, so that nothing in a foreign file is ever run.
+
+A quantity that formulas take as a plain number, such as a number of years in an exponent, has the
+unit "" and names in "counts" the unit that it counts ("year"). A value of that dimension is
+converted to it; a plain number is taken as it is.
 """
 
 from __future__ import annotations
@@ -23,7 +27,7 @@ _ROLES = ("", "initial", "final", "change")
 _TABLES: dict[str, dict[str, type]] = {
     "quantity": {
         "id": str, "name": str, "unit": str, "aliases": list, "symbols": list, "is_a": str, "role": str,
-        "asks": list, "cues": list, "zero_cues": list, "money": bool, "positive": bool,
+        "asks": list, "cues": list, "zero_cues": list, "money": bool, "positive": bool, "counts": str,
     },
     "formula": {
         "id": str, "name": str, "expr": str, "where": dict, "topic": str, "scenario": list,
@@ -149,7 +153,7 @@ def _dimension_reader() -> Callable[[Entry], str]:
     known: dict[str, str] = {}
 
     def dimension(entry: Entry) -> str:
-        unit = entry["unit"]
+        unit = entry.get("counts") or entry["unit"]
         if unit not in known:
             try:
                 known[unit] = str(registry.parse_units(unit).dimensionality)
@@ -161,6 +165,8 @@ def _dimension_reader() -> Callable[[Entry], str]:
 
 
 def _check_quantity(entry: Entry, quantities: dict[str, Entry]) -> None:
+    if entry["counts"] and entry["unit"]:
+        raise SourceError(f"{entry['at']}: counts needs a plain number; leave unit {entry['unit']!r} away")
     if entry["role"] not in _ROLES:
         raise SourceError(f"{entry['at']}: role is {entry['role']!r}, expected one of {_listed(_ROLES[1:])}")
     seen, current = {entry["id"]}, entry

@@ -44,7 +44,7 @@ RELATIONS = (
          "suffer from", "develop", "give rise to", "with"),
         ("finding of", "symptom of", "sign of", "feature of", "manifestation of", "seen in", "found in",
          "occur in", "present in", "observed in", "appear in", "reported in", "common in", "caused by",
-         "due to", "associated with", "typical of", "characteristic of", "point to"),
+         "due to", "associated with", "typical of", "characteristic of", "point to", "belong to", "part of", "seen with", "listed for"),
         qualifiers={"frequency": (
             "how often", "how frequent", "how frequently", "how common", "how commonly", "how rare",
             "how likely", "how many patients", "prevalence", "percentage", "proportion", "what fraction",

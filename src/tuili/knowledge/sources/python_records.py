@@ -18,6 +18,7 @@ from tuili.knowledge.sources.python_values import LiteralValue, literal
 
 _PREFIXES = {VARIADIC: "*", VARIADIC_KEYWORD: "**"}
 _MAX_PATHS = 12
+_MODULE_ALIASES = {"builtins": ("builtin", "built-in", "built-ins")}
 
 
 class RecordMaker:
@@ -51,7 +52,7 @@ class RecordMaker:
             return
         shown = public_module(name)
         key, last = self.module_key(shown), shown.rpartition(".")[2]
-        aliases = [one for one in (name, last, shown) if one != key]
+        aliases = [one for one in (name, last, shown, *_MODULE_ALIASES.get(name, ())) if one != key]
         yield Node(key, "module", shown, describe(scanned.doc), tuple(dict.fromkeys(aliases)))
         parent = shown.rpartition(".")[0]
         if parent in self.modules or name in PUBLIC_MODULES:
@@ -139,13 +140,13 @@ class RecordMaker:
         yield from self.types(entity.key, "returns", returned)
 
     def value(self, entity: Entity) -> Iterator[Record]:
-        """Yield a constant, or a property where only the objects of a class have the value."""
+        """Yield a constant, or an attribute where only the objects of a class have the value."""
         facets = entity.typed()
         annotations = [
             Written(facet.item.annotation, facet) for facet in facets if facet.item.annotation is not None
         ]
         if any("attribute" in facet.item.flags for facet in facets):
-            yield self.node(entity, "property")
+            yield self.node(entity, "attribute")
             yield from self.types(entity.key, "returns", annotations)
             return
         written = (Written(one.item.value, one) for one in facets if one.item.value is not None)
@@ -183,6 +184,9 @@ class RecordMaker:
         yield Node(key, "parameter", one.name, describe_parameter(docs, one.name), data=data)
         yield Edge(owner, "has parameter", key, source=one.place)
         yield Edge(key, "parameter kind", parameter_kind_key(one.kind), source=one.place)
+        if one.kind not in _PREFIXES:
+            necessity = "required" if one.required else "optional"
+            yield Edge(key, "necessity", f"necessity:{necessity}", source=one.place)
         if one.default is not None:
             yield from self.default(key, one.default)
         yield from self.types(key, "accepts type", annotations)
@@ -204,7 +208,9 @@ class RecordMaker:
             if one.key not in self.made:
                 self.made.add(one.key)
                 data = {"origin": one.origin, "class": one.cls}
-                yield Node(one.key, "type", one.name, data={k: v for k, v in data.items() if v})
+                name = one.key.removeprefix("type:")
+                aliases = (one.name,) if one.name != name else ()
+                yield Node(one.key, "type", name, aliases=aliases, data={k: v for k, v in data.items() if v})
             extra = {"written": one.written} if one.written else {}
             yield Edge(key, relation, one.key, source=found[one.key][1], data=extra)
 

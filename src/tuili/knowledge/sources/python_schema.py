@@ -14,15 +14,16 @@ from tuili.knowledge.sources.python_model import (
 )
 
 KINDS = (
-    Kind("module", "A module or package.", ("module", "package", "library", "submodule", "namespace")),
+    Kind("module", "A module or package.", ("module", "package", "library", "submodule", "namespace", "library module", "standard library module")),
     Kind("class", "A class.", ("class", "type", "object type")),
     Kind("exception", "A class below BaseException.", ("exception", "error", "warning"), parent="class"),
     Kind(
         "function", "Something that is called by its name.", ("function", "callable", "routine", "procedure")
     ),
     Kind("method", "A function of a class.", ("method", "member function"), parent="function"),
-    Kind("property", "An attribute of the objects of a class.", ("property", "attribute", "field")),
-    Kind("constant", "A name with a fixed value.", ("constant", "variable", "value", "flag")),
+    Kind("attribute", "A value that the objects of a class have.", ("attribute", "field", "instance variable")),
+    Kind("property", "A computed attribute of the objects of a class.", ("property",), parent="attribute"),
+    Kind("constant", "A name with a fixed value.", ("constant", "variable")),
     Kind(
         "parameter",
         "What a function or the constructor of a class takes.",
@@ -36,11 +37,16 @@ KINDS = (
             "keyword argument",
             "option",
             "input",
+            "flag",
+            "switch",
+            "parameter list",
+            "signature parameter",
         ),
         by_name=True,
     ),
     Kind("literal", "The value a parameter has when it is not given.", ("literal", "value", "default value")),
     Kind("type", "What values an annotation allows.", ("type", "annotation", "data type", "type hint")),
+    Kind("necessity", "Whether a parameter must be given.", ("necessity",)),
     Kind(
         "parameter kind",
         "How a parameter can be passed.",
@@ -54,7 +60,7 @@ RELATIONS = (
         "defined in",
         "A module or class holds a definition.",
         domain=("module", "class", "exception"),
-        range=("module", "class", "exception", "function", "method", "property", "constant"),
+        range=("module", "class", "exception", "function", "method", "attribute", "property", "constant"),
         words=("contain", "define", "have", "provide", "offer", "include", "export", "hold", "come with"),
         inverse_words=(
             "defined in",
@@ -71,7 +77,11 @@ RELATIONS = (
             "located in",
             "declared in",
             "inside",
+            "import from",
+            "imported from",
         ),
+        inverse_nouns=("import", "where"),
+        subject_through="base class",
     ),
     Relation(
         "has parameter",
@@ -88,10 +98,10 @@ RELATIONS = (
             "support",
             "receive",
             "allow",
-            "need",
-            "require",
             "expose",
             "be called with",
+            "be told",
+            "be handed",
             "be passed",
             "be given",
             "understand",
@@ -108,8 +118,12 @@ RELATIONS = (
             "taken by",
             "supported by",
             "given to",
-            "of",
-            "for",
+            "handed to",
+            "handed",
+            "understood by",
+            "valid for",
+            "offered by",
+            "known to",
         ),
     ),
     Relation(
@@ -126,11 +140,28 @@ RELATIONS = (
             "be by default",
             "fall back to",
             "be set to by default",
-            "initial value",
             "when omitted",
+            "omitted",
             "if not given",
+            "not given",
+            "not supplied",
+            "not passed",
+            "not specified",
+            "leave out",
+            "left out",
+            "leaving out",
+            "unless",
+            "unless given",
+            "assume",
+            "assumed",
+            "start out as",
+            "starts out as",
+            "unspecified",
+            "in the absence of",
         ),
         inverse_words=("default of", "default value of", "default for", "the default in"),
+        nouns=("default value", "preset", "preset value", "fallback", "fallback value", "initial value",
+               "standard value", "default setting"),
     ),
     Relation(
         "accepts type",
@@ -157,20 +188,22 @@ RELATIONS = (
         "returns",
         "returned by",
         "A callable gives back a type.",
-        domain=("function", "method", "property"),
+        domain=("function", "method", "attribute", "property"),
         range=("type",),
         words=(
             "return",
-            "return type",
             "give back",
-            "give",
             "produce",
             "yield",
             "result in",
             "evaluate to",
-            "output",
+            "hand back",
+            "pass back",
         ),
-        inverse_words=("returned by", "result of", "return type of", "produced by", "output of", "given by"),
+        nouns=("return type", "result type", "type of result", "result", "returned type", "return value", "output",
+               "type of the result", "returned value", "return annotation"),
+        inverse_words=("come back from", "come back", "get from", "get back from", "obtained from", "returned from",
+                       "returned by", "result of", "return type of", "produced by", "output of", "given by"),
     ),
     Relation(
         "base class",
@@ -194,7 +227,7 @@ RELATIONS = (
             "built on",
             "is a",
         ),
-        inverse_words=("inherited by", "extended by", "subclassed by", "specialised by"),
+        inverse_words=("inherited by", "extended by", "subclassed by", "specialised by", "above", "directly above"),
         nouns=(
             "base",
             "superclass",
@@ -224,8 +257,15 @@ RELATIONS = (
         "How a parameter can be passed.",
         domain=("parameter",),
         range=("parameter kind",),
-        words=("parameter kind", "be", "be passed as", "kind", "have kind", "be passed by"),
-        inverse_words=("kind of", "how is passed", "kind of parameter"),
+        words=("be passed as", "be passed by", "restricted to"),
+        inverse_words=("how is passed",),
+    ),
+    Relation(
+        "necessity",
+        "necessity of",
+        "Whether a parameter must be given.",
+        domain=("parameter",),
+        range=("necessity",),
     ),
     Relation(
         "value",
@@ -233,7 +273,7 @@ RELATIONS = (
         "A constant has a value.",
         domain=("constant",),
         range=("literal",),
-        words=("value", "have value", "equal", "be", "be set to", "stand for", "hold"),
+        words=("have value", "equal", "be set to", "stand for"),
         inverse_words=("value of", "held by"),
     ),
 )
@@ -241,7 +281,8 @@ RELATIONS = (
 PARAMETER_KINDS = {
     POSITIONAL_ONLY: (
         "Can be passed by its place only.",
-        ("positional only", "position-only", "by position only", "not by keyword"),
+        ("positional only", "position-only", "by position only", "not by keyword", "only by position",
+         "cannot be passed by keyword", "cannot be given by keyword", "not keyword"),
     ),
     POSITIONAL: (
         "Can be passed by its place or by its name.",
@@ -249,7 +290,9 @@ PARAMETER_KINDS = {
     ),
     KEYWORD_ONLY: (
         "Can be passed by its name only.",
-        ("keyword only", "kwonly", "kw-only", "named only", "by keyword only", "by name only"),
+        ("keyword only", "kwonly", "kw-only", "named only", "by keyword only", "by name only", "only by keyword",
+         "only by name", "only as a keyword", "must be given by keyword", "must be passed by keyword", "by keyword",
+         "by name", "cannot be given by position", "cannot be passed by position", "keyword use", "not by position"),
     ),
     VARIADIC: (
         "Takes any number of arguments by their place.",
@@ -261,13 +304,21 @@ PARAMETER_KINDS = {
     ),
 }
 
+NECESSITIES = {
+    "required": ("Must be given, for want of a default.", ("mandatory", "compulsory", "obligatory", "without a default", "must be given", "must be passed", "needed")),
+    "optional": ("May be left out, for there is a default.", ("with a default", "not required", "omittable", "may be left out", "can be left out", "can be omitted",
+                 "may be omitted", "not needed", "need not be given")),
+}
+
 
 def schema() -> Iterator[Record]:
-    """Yield all kinds and relations, and the five nodes of kind "parameter kind"."""
+    """Yield all kinds and relations, and the nodes of the kinds "parameter kind" and "necessity"."""
     yield from KINDS
     yield from RELATIONS
     for name, (text, aliases) in PARAMETER_KINDS.items():
         yield Node(parameter_kind_key(name), "parameter kind", name, text, aliases)
+    for name, (text, aliases) in NECESSITIES.items():
+        yield Node(f"necessity:{name}", "necessity", name, text, aliases)
 
 
 def parameter_kind_key(name: str) -> str:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
 from tuili.errors import InputError
+from tuili.knowledge.text import FUNCTION_WORDS
 from tuili.knowledge.values import Found
 from tuili.reason.verify import convert, convert_difference, dimension
-from tuili.reason.worlds.formulary import Formulary, Quantity
+from tuili.reason.worlds.formulary import ORDINALS, Formulary, Quantity
 from tuili.reason.worlds.wording import Mention, Wording, is_adjacent_only
 
 _CONNECTORS = frozenset("of is was are were be = : a an the about to only at with by has have being equals equal "
@@ -20,9 +22,16 @@ _CLAUSE_MARKS = frozenset(",:;.?!")
 _OFFSETS = frozenset({"degree_Celsius", "degree_Fahrenheit"})
 _COPULAS = frozenset("is was are were measures equals weighs be".split())
 _RELATIVE = frozenset("that which who whose where when while".split())
+_ASKING = frozenset("what which how find determine calculate compute".split())
+_BEFORE_ASKED = frozenset("the its their his a an is are was were much many large great big high long total".split())
 _NO_EVIDENCE = 0.8
+_SPECIAL = 0.35
 _RARE = 0.8
+_SHARE = 0.8
 _GENERAL = 0.5
+_PLAIN_COUNT = 0.2
+_COUNTED_THING = 0.8
+_LISTED = re.compile(r"\s*(?:,|and|, and|&)?\s*(?:an?|one of|another of|the other of)?\s*", re.IGNORECASE)
 _ROLES = {"initial", "final"}
 
 
@@ -61,6 +70,23 @@ class Bindings:
                 found[binding.quantity].append(binding)
         return {key: sorted(each, key=lambda binding: binding.cost) for key, each in found.items()}
 
+    @cached_property
+    def groups(self) -> list[frozenset[int]]:
+        """Values of one kind listed together ("4 Ω and 8 Ω"): they belong together or not at all."""
+        found: list[set[int]] = []
+        values = self.wording.values
+        for index in range(len(values) - 1):
+            first, second = values[index], values[index + 1]
+            between = self.wording.question[first.value.end:second.value.start]
+            if first.is_bare or first.in_range or self.readings[index].keys() != self.readings[index + 1].keys():
+                continue
+            if _LISTED.fullmatch(between) and between.strip():
+                if found and index in found[-1]:
+                    found[-1].add(index + 1)
+                else:
+                    found.append({index, index + 1})
+        return [frozenset(group) for group in found]
+
     def _of_value(self, index: int) -> list[Binding]:
         readings = self.readings[index]
         own = {key: self._own_evidence(index, key) for key in readings}
@@ -84,13 +110,18 @@ class Bindings:
                      if other in own and not self.base.is_related(key, other)), default=0.0)
         if key in self.base.constants_of and own[key] < 0.5:
             rival += 0.5
-        cost = _NO_EVIDENCE * (1.0 - own[key]) + 1.3 * max(0.0, rival - own[key] - 0.05)
-        return cost + _RARE * self.base.rarity[key] * (1.0 - own[key]) + self._role_cost(index, key)
+        unsure = _NO_EVIDENCE * (1.0 - _SHARE * self.base.share[key]) + _RARE * self.base.rarity[key]
+        cost = unsure * (1.0 - own[key]) + 1.3 * max(0.0, rival - own[key] - 0.05)
+        special = max((self.evidence[index].get(below, 0.0) for below in self.base.descendants[key]), default=0.0)
+        cost += _SPECIAL * (special > self.evidence[index].get(key, 0.0) + 0.2)
+        return cost + self._role_cost(index, key)
 
     def _role_cost(self, index: int, key: str) -> float:
         item, role = self.wording.values[index], self.base.quantities[key].role
         if role == "change" and item.in_range:
             return 1.5
+        if role == "change" and item.unit in _OFFSETS and self.evidence[index].get(key, 0.0) < 0.5:
+            return 0.6
         if role in _ROLES and item.role in _ROLES and role != item.role:
             return 1.5 if item.in_range else 0.5
         if item.in_range and role not in _ROLES:
@@ -101,14 +132,25 @@ class Bindings:
         """For each value, how strongly the words around it hint at each quantity."""
         evidence: list[dict[str, float]] = [defaultdict(float) for _ in self.wording.values]
         for mention in self.wording.of_kind("name", "cue"):
+            if mention.kind == "name" and self._is_asked(mention):
+                continue
             for index in range(len(evidence)):
                 weight = self._weight(mention, index)
                 if weight > evidence[index][mention.ref]:
                     evidence[index][mention.ref] = weight
         for index, item in enumerate(self.wording.values):
             self._add_symbols(index, evidence[index])
+            self._add_partial(index, evidence[index])
+            self._add_listed(index, evidence[index])
             self._add_roles(item, self.readings[index], evidence[index])
         return evidence
+
+    def _is_asked(self, mention: Mention) -> bool:
+        """Tell whether a name follows a question word, and so is no value's name."""
+        position = mention.first - 1
+        while position >= 0 and self.wording.words[position].text.casefold() in _BEFORE_ASKED:
+            position -= 1
+        return position >= 0 and self.wording.words[position].text.casefold() in _ASKING
 
     def _weight(self, mention: Mention, index: int) -> float:
         """How strongly one mention hints at one value: the nearer the more, less across other values."""
@@ -190,6 +232,25 @@ class Bindings:
             if written in self.base.quantities[key].symbols:
                 evidence[key] = max(evidence[key], 0.9)
 
+    def _add_partial(self, index: int, evidence: dict[str, float]) -> None:
+        """Read "1,200 primary and 60 secondary turns": the word beside a bare number is part of a name."""
+        if not self.wording.values[index].is_bare:
+            return
+        at = self.wording.value_at[index]
+        beside = {word.stem for word in self.wording.words[max(0, at - 1):at + 2]
+                  if word.value < 0 and len(word.text) > 3}
+        for key in self.readings[index]:
+            if beside & self.base.name_stems[key]:
+                evidence[key] = max(evidence[key], 0.5)
+
+    def _add_listed(self, index: int, evidence: dict[str, float]) -> None:
+        """Values listed together are first and second of their kind."""
+        if not any(index in group for group in self.groups):
+            return
+        for key in self.readings[index]:
+            if key.partition("_")[0] in ORDINALS:
+                evidence[key] = max(evidence[key], 0.65)
+
     def _add_roles(self, item: Found, readings: Iterable[str], evidence: dict[str, float]) -> None:
         if not item.role:
             return
@@ -221,7 +282,7 @@ def magnitude_as(item: Found, quantity: Quantity, wanted: str) -> tuple[float, f
     if "revolution" in unit and "radian" not in quantity.unit:
         unit = unit.replace("revolution", "1", 1)
     if not item.is_money and quantity.is_money and unit == "":
-        cost = 0.35
+        cost = 0.35 + (_COUNTED_THING if item.noun and item.noun.casefold() not in FUNCTION_WORDS else 0.0)
     if item.is_bare and item.in_words:
         cost += 0.3
     return _converted(item, unit, quantity, wanted, cost)
@@ -230,6 +291,8 @@ def magnitude_as(item: Found, quantity: Quantity, wanted: str) -> tuple[float, f
 def _converted(item: Found, unit: str, quantity: Quantity, wanted: str, cost: float) -> tuple[float, float] | None:
     if "decibel" in (unit, quantity.unit):
         return (item.value.magnitude, cost) if unit in ("", "decibel") and quantity.unit == "decibel" else None
+    if quantity.is_count and (unit == "" or (unit == "percent" and quantity.unit.startswith("1 /"))):
+        return convert(item.value.magnitude, unit, ""), cost + (_PLAIN_COUNT if unit == "" else 0.0)
     if unit == "no" or dimension(unit) != wanted:
         return None
     if quantity.role == "change" and unit in _OFFSETS:

@@ -9,66 +9,43 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import count
 
-from tuili.reason.verify import convert
-from tuili.reason.worlds.bindings import Bindings
-from tuili.reason.worlds.formulary import Formula, Formulary, Known
-from tuili.reason.worlds.wording import Wording
+from tuili.reason.worlds.formulary import ORDINALS, Formula
+from tuili.reason.worlds.leaves import TO_CHILD, TO_PARENT, Goal, Leaves, Resolution
+from tuili.reason.worlds.scene import Scene
 
-MAX_EXPANSIONS = 4_000
+MAX_EXPANSIONS = 1_500
 MAX_DEPTH = 4
 MISSING = 2.8
-_FORMULA = 1.0
-_SCENARIO_GAIN = 0.55
-_SCENARIO_LACK = 0.3
-_AMBIGUOUS_LACK = 0.9
+_MOST_OPTIONS = 14
+_OPTION_WIDTH = 2.6
 _RIVAL = 0.7
-_NAMED = 0.55
-_OVERLAP = 0.4
-_UNTOLD_CONSTANT = 2.0
-_TO_PARENT = 0.2
-_TO_CHILD = 0.7
+_REUSED = 0.6
+_SHAPE_RIVAL = 1.8
+_UNTOLD_DEPTH = 0.35
+_INVERSE = 0.12
+_SPLIT_GROUP = 1.2
+_UNLIKE_GROUP = 0.4
+_OUT_OF_ORDER = 0.15
+_CROSSED = 0.6
 _ROUNDS = 4
-_UNUSED = {"unit": 1.0, "money": 0.5, "bare": 0.25, "word": 0.05}
-_UNUSED_MATERIAL = 0.5
 _LEAST = -0.6
+_OPTIMISM = 0.95
 
 
 @dataclass(frozen=True, slots=True)
-class Resolution:
-    """How a quantity gets its value.
+class Option:
+    """A formula solved for a quantity, what else it needs, and the estimated cost of all."""
 
-    `how` is "given", "zero", "constant", "default", "property", "earlier", "remembered", "formula"
-    or "missing"; `via` is the quantity that was really known or solved for, the same or a related one.
-    """
-
-    how: str
-    quantity: str
-    via: str
-    cost: float
-    magnitude: float | None = None
-    value: int = -1
-    partner: int = -1
-    known: Known | None = None
-    formula: Formula | None = None
-    evidence: float = 1.0
-    position: int = -1
+    item: Resolution
+    needs: tuple[Goal, ...]
+    estimate: float
 
 
 @dataclass(frozen=True, slots=True)
-class Goal:
-    """A quantity to be found; `above` are those that it is needed for."""
-
-    quantity: str
-    above: tuple[str, ...] = ()
-    default: str = ""
-    is_scene: bool = False
-
-
-@dataclass(frozen=True)
 class Chain:
     """A derivation: a resolution for every quantity that it needs, and the cost of all."""
 
@@ -79,6 +56,7 @@ class Chain:
     used: frozenset[int] = frozenset()
     formulas: frozenset[str] = frozenset()
     materials: frozenset[str] = frozenset()
+    estimate: float = 0.0
 
     @property
     def missing(self) -> list[str]:
@@ -86,370 +64,236 @@ class Chain:
         return [key for key, item in self.resolved.items() if item.how == "missing"]
 
 
-@dataclass
-class Scene:
-    """All that a question says: readings of its values, zeros, materials, earlier results, fitting formulas."""
-
-    base: Formulary
-    wording: Wording
-    bindings: Bindings
-    earlier: dict[str, float] = field(default_factory=dict)
-    remembered: dict[str, float] = field(default_factory=dict)
-    free: frozenset[int] = frozenset()
-    patience: float = 1.0
-
-    @cached_property
-    def zeros(self) -> dict[str, tuple[float, int]]:
-        """Quantities that the question says are nothing ("from rest"): cost and place."""
-        found: dict[str, tuple[float, int]] = {}
-        for mention in self.wording.of_kind("zero"):
-            cost = 0.15 + 0.6 * (1 - mention.fit)
-            if mention.ref not in found or cost < found[mention.ref][0]:
-                found[mention.ref] = (cost, mention.first)
-        return found
-
-    @cached_property
-    def materials(self) -> list[tuple[str, int, int]]:
-        """Materials named in the question, with first and last token; the longest name at each place."""
-        mentions = sorted(self.wording.of_kind("material"), key=lambda item: (item.first, item.first - item.last))
-        found: list[tuple[str, int, int]] = []
-        for mention in mentions:
-            if mention.fit > 0.8 and (not found or mention.first > found[-1][2] or mention.span == found[-1][1:]):
-                found.append((mention.ref, mention.first, mention.last))
-        return found
-
-    @cached_property
-    def scenario(self) -> dict[str, float]:
-        """How well each formula's words fit the question (0 to 1)."""
-        sharing: dict[tuple[int, int], int] = {}
-        mentions = self.wording.of_kind("scenario", "formula")
-        for mention in mentions:
-            sharing[mention.span] = sharing.get(mention.span, 0) + 1
-        fits: dict[str, dict[tuple[int, int], float]] = {}
-        for mention in mentions:
-            weight = mention.fit * (0.75 if mention.num_words == 1 else 0.9) / sharing[mention.span] ** 0.25
-            spans = fits.setdefault(mention.ref, {})
-            spans[mention.span] = max(spans.get(mention.span, 0.0), weight)
-        return {key: _combined(list(spans.values())) for key, spans in fits.items()}
-
-    @cached_property
-    def fit(self) -> dict[str, float]:
-        """How well each formula fits: by its own words, and by the names of its quantities."""
-        named = self.named | {above for key in self.named for above in self.base.ancestors[key]} | {
-            below for key in self.named for below in self.base.descendants[key]}
-        found = {}
-        for formula in self.base.formulas.values():
-            needed = [key for key in formula.where.values() if key not in self.base.constants_of]
-            share = sum(key in named for key in needed) / len(needed) if needed else 0.0
-            found[formula.id] = _combined([self.scenario.get(formula.id, 0.0), _NAMED * share * share,
-                                           _OVERLAP * self.wording.overlap.get(formula.id, 0.0)])
-        return found
-
-    @cached_property
-    def named(self) -> set[str]:
-        """Quantities that the question names."""
-        return {mention.ref for mention in self.wording.of_kind("name")}
-
-    @cached_property
-    def penalties(self) -> list[float]:
-        """What it costs to leave each value out."""
-        found: list[float] = []
-        for index, item in enumerate(self.wording.values):
-            kind = ("word" if item.in_words and item.is_bare else "bare" if item.is_bare
-                    else "money" if item.is_money else "unit")
-            cost = 0.0 if index in self.free or self._is_repeated(index) else _UNUSED[kind]
-            found.append(cost * self.patience)
-        return found
-
-    def _is_repeated(self, index: int) -> bool:
-        """Tell whether a value says again what another one says ("half an hour, 30 min")."""
-        mine = self.bindings.readings[index]
-        for other in range(index + 1, len(self.wording.values)):
-            shared = mine.keys() & self.bindings.readings[other].keys()
-            key = min(shared, default="")
-            if key and self.wording.values[index].unit and abs(
-                    mine[key][0] - self.bindings.readings[other][key][0]) <= 1e-9 * abs(mine[key][0]):
-                return True
-        return False
-
-    def formula_cost(self, formula: Formula) -> float:
-        """The cost of using a formula: less if the question's words tell of it."""
-        cost = _FORMULA - _SCENARIO_GAIN * self.fit[formula.id]
-        if self.scenario.get(formula.id) or not formula.scenario:
-            return cost
-        return cost + (_AMBIGUOUS_LACK if self.base.is_ambiguous[formula.id] else _SCENARIO_LACK)
-
-
-def _combined(weights: list[float]) -> float:
-    missing = 1.0
-    for weight in weights:
-        missing *= 1.0 - weight
-    return min(1.0, 1.0 - missing)
-
-
 class Search:
-    """Finds the cheapest chains for a slot."""
+    """Finds the cheapest chains for a slot's candidates (quantity ids with costs)."""
 
     def __init__(self, scene: Scene, candidates: Mapping[str, float]) -> None:
         self.scene = scene
         self.base = scene.base
         self.candidates = candidates
+        self.leaves = Leaves(scene, candidates)
+        self.bound = float("inf")
         self.num_expanded = 0
+        self._options: dict[str, tuple[Option, ...]] = {}
 
     def chains(self) -> Iterator[Chain]:
-        """Yield complete chains, cheapest first as far as the estimate is right."""
+        """Yield complete chains, cheapest first as far as the estimate is right.
+
+        A caller may lower `bound` meanwhile; chains above it are dropped.
+        """
         order = count()
         queue: list[tuple[float, int, Chain]] = []
         for key, cost in self.candidates.items():
-            start = Chain(key, cost + self._all_penalties, (Goal(key),), {})
-            heapq.heappush(queue, (start.cost + self._estimate(start), next(order), start))
+            start = Chain(key, cost + self._all_penalties, (Goal(key),), {}, estimate=self._estimate(key))
+            heapq.heappush(queue, (start.cost + start.estimate, next(order), start))
         while queue and self.num_expanded < MAX_EXPANSIONS:
-            estimate, _, chain = heapq.heappop(queue)
+            total, _, chain = heapq.heappop(queue)
+            if total > self.bound:
+                return
             if not chain.goals:
                 yield chain
                 continue
             self.num_expanded += 1
             for following in self._expand(chain):
                 if not following.goals:
-                    following = self._finished(following)
-                heapq.heappush(queue, (following.cost + self._estimate(following), next(order), following))
+                    following = replace(following, cost=following.cost + self._whole_cost(following))
+                if following.cost + following.estimate <= self.bound:
+                    heapq.heappush(queue, (following.cost + following.estimate, next(order), following))
 
     @cached_property
     def _all_penalties(self) -> float:
-        return sum(self.scene.penalties) + _UNUSED_MATERIAL * self.scene.patience * len(self._material_names)
+        names = {name for name, _first, _last in self.scene.materials}
+        return sum(self.scene.penalties) + self.scene.material_penalty * len(names)
 
-    @cached_property
-    def _material_names(self) -> set[str]:
-        return {name for name, _first, _last in self.scene.materials}
-
-    def _estimate(self, chain: Chain) -> float:
-        return sum(0.95 * self.relaxed[goal.quantity] for goal in chain.goals)
+    def _estimate(self, key: str) -> float:
+        return _OPTIMISM * self.relaxed[key]
 
     @cached_property
     def relaxed(self) -> dict[str, float]:
         """The cost of each quantity when solved alone, sharing nothing with others."""
-        costs = {key: min([MISSING, *(self._leaf_gain(item) for item in self.leaves(Goal(key)))])
-                 for key in self.base.quantities}
+        costs = dict.fromkeys(self.base.quantities, MISSING)
+        for key in self.leaves.known_quantities():
+            known = (item.cost - self._gain(item) for item in self.leaves.of(Goal(key, ("",))))
+            costs[key] = min(MISSING, *known, MISSING)
+        formulas = [(self.scene.formula_cost(formula), [
+            (key, self._default_cost(formula, symbol)) for symbol, key in formula.where.items()])
+            for formula in self.base.formulas.values()]
         for _ in range(_ROUNDS):
-            changed = self._relax(costs)
-            if not changed:
+            if not self._relax(costs, formulas):
                 break
         return costs
 
-    def _leaf_gain(self, item: Resolution) -> float:
-        if item.value >= 0:
-            return item.cost - self.scene.penalties[item.value]
-        return item.cost
-
-    def _relax(self, costs: dict[str, float]) -> bool:
-        changed = False
-        for formula in self.base.formulas.values():
-            each = {key: min(costs[key], self._default_cost(formula, symbol))
-                    for symbol, key in formula.where.items()}
-            total = sum(each.values()) + self.scene.formula_cost(formula)
-            for key in formula.where.values():
-                cost = max(_LEAST, total - each[key])
-                changed |= self._lower(costs, key, cost)
-        return changed
-
-    def _lower(self, costs: dict[str, float], key: str, cost: float) -> bool:
-        changed = False
-        if cost < costs[key] - 1e-9:
-            costs[key], changed = cost, True
-        for above, steps in self.base.ancestors[key].items():
-            if cost + _TO_PARENT * steps < costs[above] - 1e-9:
-                costs[above], changed = cost + _TO_PARENT * steps, True
-        for below, steps in self.base.descendants[key].items():
-            if cost + _TO_CHILD * steps < costs[below] - 1e-9:
-                costs[below], changed = cost + _TO_CHILD * steps, True
-        return changed
+    def _gain(self, item: Resolution) -> float:
+        return self.scene.penalties[item.value] if item.value >= 0 else 0.0
 
     def _default_cost(self, formula: Formula, symbol: str) -> float:
         if symbol not in formula.defaults:
-            return 9.0
-        return 0.25 if self.scene.scenario.get(formula.id) else _UNTOLD_CONSTANT
+            return MISSING
+        quantity = self.base.constants[formula.defaults[symbol]].quantity
+        return self.leaves.default_cost(quantity, bool(self.scene.scenario.get(formula.id)))
 
-    def leaves(self, goal: Goal) -> Iterator[Resolution]:
-        """Yield the ways to know a quantity without a formula."""
-        key, scene = goal.quantity, self.scene
-        for binding in scene.bindings.of_quantity.get(key, ()):
-            at = scene.wording.value_at[binding.value]
-            yield Resolution("given", key, key, binding.cost, binding.magnitude, binding.value,
-                             evidence=binding.evidence, position=at)
-        yield from self._differences(key)
-        yield from self._zeros(key)
-        yield from self._stated(goal)
-        for how, known, cost in (("earlier", scene.earlier, 0.1), ("remembered", scene.remembered, 0.35)):
-            for via, magnitude in known.items():
-                extra = self._coercion(via, key)
-                if extra is not None:
-                    unit, wanted = self.base.quantities[via].unit, self.base.quantities[key].unit
-                    yield Resolution(how, key, via, cost + extra, convert(magnitude, unit, wanted))
+    def _relax(self, costs: dict[str, float], formulas: list[tuple[float, list[tuple[str, float]]]]) -> bool:
+        """Lower the costs once by every formula; tell whether any was lowered."""
+        changed = False
+        for cost, parts in formulas:
+            each = [min(costs[key], default) for key, default in parts]
+            total = sum(each) + cost
+            for (key, _default), part in zip(parts, each, strict=True):
+                lower = max(_LEAST, total - part)
+                if lower < costs[key] - 1e-6:
+                    changed = True
+                    self._lower(costs, key, lower)
+        return changed
 
-    def _differences(self, key: str) -> Iterator[Resolution]:
-        """Yield the width of a range: "from the 3 m mark to the 18 m mark"."""
-        values, readings = self.scene.wording.values, self.scene.bindings.readings
-        if self.base.quantities[key].role or (key != self.base.general_of(key) and key not in self.scene.named):
-            return
-        for index in range(len(values) - 1):
-            first, second = values[index], values[index + 1]
-            is_range = first.in_range and second.in_range and (first.role, second.role) == ("initial", "final")
-            if is_range and key in readings[index] and key in readings[index + 1]:
-                width = readings[index + 1][key][0] - readings[index][key][0]
-                yield Resolution("given", key, key, 0.6, width, index, partner=index + 1, evidence=0.5,
-                                 position=self.scene.wording.value_at[index])
-
-    def _coercion(self, known: str, wanted: str) -> float | None:
-        """What it costs to take one quantity for another, or None if they aren't related."""
-        if known == wanted:
-            return 0.0
-        if wanted in self.base.ancestors[known]:
-            return _TO_PARENT * self.base.ancestors[known][wanted]
-        if known in self.base.ancestors[wanted]:
-            return _TO_CHILD * self.base.ancestors[wanted][known]
-        return None
-
-    def _zeros(self, key: str) -> Iterator[Resolution]:
-        for via in (key, *self.base.descendants[key]):
-            if via in self.scene.zeros:
-                cost, place = self.scene.zeros[via]
-                yield Resolution("zero", key, via, cost + (0.3 if via != key else 0.0), 0.0, position=place)
-
-    def _stated(self, goal: Goal) -> Iterator[Resolution]:
-        """Yield material properties, constants and the formula's own default."""
-        key = goal.quantity
-        for order, (name, first, _last) in enumerate(self.scene.materials):
-            for via, known in self.base.properties(name).items():
-                extra = self._coercion(via, key)
-                if extra is not None:
-                    cost = 0.1 + self._property_cost(goal, via, extra) + self._side_cost(key, first) + 0.02 * order
-                    yield Resolution("property", key, via, cost, None, known=known, position=first)
-        if key in self.base.constants_of:
-            cost = 0.35 if goal.is_scene or key in self.scene.named else _UNTOLD_CONSTANT
-            cost += 0.0 if goal.above else self._lookup_cost
-            yield Resolution("constant", key, key, cost, None, known=self.base.constants_of[key])
-        if goal.default in self.base.constants:
-            known = self.base.constants[goal.default]
-            cost = 0.25 if goal.is_scene or known.quantity in self.scene.named else _UNTOLD_CONSTANT
-            yield Resolution("default", key, key, cost, None, known=known)
-
-    def _property_cost(self, goal: Goal, via: str, extra: float) -> float:
-        """A property that the question doesn't name is seldom what it asks for."""
-        named = via in self.scene.named or self.candidates.get(via, 9.0) < 0.6
-        if not goal.above:
-            return min(extra, 0.3) + self._lookup_cost + (0.0 if named else 1.5)
-        specialised = via in self.base.descendants[goal.quantity]
-        return min(extra, 0.3) + (0.5 if specialised and not named else 0.0)
-
-    @cached_property
-    def _lookup_cost(self) -> float:
-        """What it costs to answer with a stored value although the question gives some."""
-        return min(1.0, 0.5 * sum(not item.is_bare for item in self.scene.wording.values))
-
-    def _side_cost(self, key: str, place: int) -> float:
-        """A material after "from" is the first of two, one after "into" the second."""
-        words = [word.text.casefold() for word in self.scene.wording.words[max(0, place - 2):place]]
-        side = "first" if {"from"} & set(words) else "second" if {"into", "to", "enters", "strikes"} & set(words) else ""
-        ordinal = key.partition("_")[0]
-        return 0.5 if side and ordinal in ("first", "second") and ordinal != side else 0.0
+    def _lower(self, costs: dict[str, float], key: str, cost: float) -> None:
+        costs[key] = cost
+        for above, steps in self.base.ancestors[key].items():
+            costs[above] = min(costs[above], cost + TO_PARENT * steps)
+        for below, steps in self.base.descendants[key].items():
+            costs[below] = min(costs[below], cost + TO_CHILD * steps)
 
     def _expand(self, chain: Chain) -> Iterator[Chain]:
         goal, rest = chain.goals[0], chain.goals[1:]
+        estimate = chain.estimate - self._estimate(goal.quantity)
         if goal.quantity in chain.resolved:
-            yield Chain(chain.target, chain.cost, rest, chain.resolved, chain.used, chain.formulas, chain.materials)
+            yield replace(chain, goals=rest, estimate=estimate)
             return
-        for leaf in self.leaves(goal):
-            if goal.above or leaf.how in ("property", "constant", "remembered"):
-                following = self._with_leaf(chain, rest, leaf)
-                if following:
-                    yield following
+        for leaf in self.leaves.of(goal):
+            following = self._with_leaf(chain, leaf)
+            if following:
+                yield replace(following, goals=rest, estimate=estimate)
         if goal.above:
-            yield self._with(chain, rest, Resolution("missing", goal.quantity, goal.quantity, MISSING))
+            missing = Resolution("missing", goal.quantity, goal.quantity, MISSING)
+            yield replace(_with(chain, missing), goals=rest, estimate=estimate)
         if len(goal.above) < MAX_DEPTH:
-            yield from self._by_formulas(chain, goal, rest)
+            yield from self._by_formulas(chain, goal, rest, estimate)
 
-    def _with_leaf(self, chain: Chain, rest: tuple[Goal, ...], leaf: Resolution) -> Chain | None:
+    def _with_leaf(self, chain: Chain, leaf: Resolution) -> Chain | None:
         if leaf.value >= 0:
-            return self._with_given(chain, rest, leaf)
-        if leaf.how == "property" and leaf.known:
-            name = leaf.known.name.partition(" of ")[2]
-            tag = leaf.known.name
-            if any(item.known and item.known.name == tag and item.quantity != leaf.quantity
-                   for item in chain.resolved.values()):
-                return None
-            gain = 0.0 if name in chain.materials else _UNUSED_MATERIAL * self.scene.patience
-            return self._with(chain, rest, leaf, gain, materials=chain.materials | {name})
-        return self._with(chain, rest, leaf)
+            return self._with_given(chain, leaf)
+        if leaf.how != "property":
+            return _with(chain, leaf)
+        if any(item.known is leaf.known for item in chain.resolved.values()):
+            return None
+        gain = 0.0 if leaf.material in chain.materials else self.scene.material_penalty
+        return replace(_with(chain, leaf, gain), materials=chain.materials | {leaf.material})
 
-    def _with_given(self, chain: Chain, rest: tuple[Goal, ...], leaf: Resolution) -> Chain | None:
+    def _with_given(self, chain: Chain, leaf: Resolution) -> Chain | None:
         """Bind a value: it stands for one quantity only, or for related ones at a cost."""
         bound = {leaf.value, leaf.partner} - {-1}
         if not bound & chain.used:
             gain = sum(self.scene.penalties[index] for index in bound)
-            return self._with(chain, rest, leaf, gain, used=chain.used | bound)
+            return replace(_with(chain, leaf, gain), used=chain.used | bound)
         others = [item.quantity for item in chain.resolved.values() if item.value == leaf.value]
+        if any(self._meet(chain, leaf.quantity, other) for other in others):
+            return None
         if any(self.base.is_related(leaf.quantity, other) for other in others):
-            return self._with(chain, rest, leaf, -0.2)
+            return _with(chain, leaf, -_REUSED)
         return None
 
-    @staticmethod
-    def _with(chain: Chain, rest: tuple[Goal, ...], item: Resolution, gain: float = 0.0, *,
-              used: frozenset[int] | None = None, materials: frozenset[str] | None = None) -> Chain:
-        return Chain(chain.target, chain.cost + item.cost - gain, rest, {**chain.resolved, item.quantity: item},
-                     chain.used if used is None else used, chain.formulas,
-                     chain.materials if materials is None else materials)
+    def _meet(self, chain: Chain, first: str, second: str) -> bool:
+        """Tell whether two quantities are in one formula of the chain, so that they can't be the same value."""
+        wheres = (self.base.formulas[key].where.values() for key in chain.formulas)
+        return any(first in where and second in where for where in wheres)
 
-    def _by_formulas(self, chain: Chain, goal: Goal, rest: tuple[Goal, ...]) -> Iterator[Chain]:
-        options = list(self._formulas_for(goal.quantity))
-        best: dict[str, float] = {}
-        for formula, _via, _extra in options:
-            best[formula.topic] = max(best.get(formula.topic, 0.0), self.scene.scenario.get(formula.id, 0.0))
-        for formula, via, extra in options:
+    def _by_formulas(self, chain: Chain, goal: Goal, rest: tuple[Goal, ...], estimate: float) -> Iterator[Chain]:
+        for option in self._options_for(goal.quantity):
+            formula, via = option.item.formula, option.item.via
+            assert formula is not None  # an option holds its formula
             if formula.id in chain.formulas or via in goal.above:
                 continue
-            others = [(symbol, key) for symbol, key in formula.where.items() if key != via]
-            if any(key in goal.above or key == goal.quantity for _symbol, key in others):
+            if any(need.quantity in goal.above for need in option.needs):
                 continue
-            fit = self.scene.scenario.get(formula.id, 0.0)
+            above = (*goal.above, *dict.fromkeys((goal.quantity, via)))
+            needs = tuple(replace(need, above=above) for need in option.needs)
+            depth = 0.0 if self.scene.is_told(formula) else _UNTOLD_DEPTH * len(goal.above)
+            following = _with(chain, option.item, -depth)
+            yield replace(following, goals=needs + rest, formulas=chain.formulas | {formula.id},
+                          estimate=estimate + sum(self._need_estimate(need) for need in needs))
+
+    def _need_estimate(self, need: Goal) -> float:
+        return self._estimate(need.quantity)
+
+    def _options_for(self, key: str) -> tuple[Option, ...]:
+        """Return the formulas that give a quantity, the most promising first."""
+        if key not in self._options:
+            found = sorted(self._all_options(key), key=lambda option: option.estimate)
+            least = found[0].estimate if found else 0.0
+            kept = [option for option in found if option.estimate <= least + _OPTION_WIDTH]
+            self._options[key] = tuple(kept[:_MOST_OPTIONS])
+        return self._options[key]
+
+    def _all_options(self, key: str) -> Iterator[Option]:
+        formulas = list(self._formulas_for(key))
+        best: dict[str, float] = {}
+        for formula, _via, _extra in formulas:
+            best[formula.topic] = max(best.get(formula.topic, 0.0), self.scene.scenario.get(formula.id, 0.0))
+        for formula, via, extra in formulas:
+            told = self.scene.scenario.get(formula.id, 0.0)
             cost = self.scene.formula_cost(formula) + extra
-            if not fit:
+            cost += 0.0 if formula.expr.partition("=")[0].strip() == formula.symbol(via) else _INVERSE
+            if not told:
                 cost += _RIVAL * max(0.0, best[formula.topic] - 0.3)
-            item = Resolution("formula", goal.quantity, via, cost, formula=formula,
-                              evidence=self.scene.fit[formula.id])
-            above = (*goal.above, goal.quantity, *((via,) if via != goal.quantity else ()))
-            goals = tuple(Goal(key, above, formula.defaults.get(symbol, ""), fit > 0) for symbol, key in others)
-            yield Chain(chain.target, chain.cost + cost, goals + rest, {**chain.resolved, goal.quantity: item},
-                        chain.used, chain.formulas | {formula.id}, chain.materials)
+                cost += _SHAPE_RIVAL * (formula.topic == "geometry" and self._is_other_shape(formula, formulas))
+            needs = tuple(Goal(other, (), formula.defaults.get(symbol, ""), told > 0)
+                          for symbol, other in formula.where.items() if other != via)
+            if any(need.quantity == key for need in needs):
+                continue
+            parts = (min(self.relaxed[need.quantity], self._default_cost(formula, formula.symbol(need.quantity)))
+                     for need in needs)
+            item = Resolution("formula", key, via, cost, formula=formula, evidence=self.scene.fit[formula.id])
+            yield Option(item, needs, cost + sum(parts))
+
+    def _is_other_shape(self, formula: Formula, others: list[tuple[Formula, str, float]]) -> bool:
+        """Tell whether the question's words tell of another shape with the same asked quantity."""
+        overlap = self.scene.wording.overlap
+        mine = overlap.get(formula.id, 0.0)
+        return any(self.scene.scenario.get(other.id, 0.0) > 0.25 and overlap.get(other.id, 0.0) > 2 * mine
+                   for other, _via, _extra in others if other.topic == formula.topic)
 
     def _formulas_for(self, key: str) -> Iterator[tuple[Formula, str, float]]:
         """Yield formulas that give a quantity, a case of it, or what it is a case of, with the cost of that."""
         related = [(key, 0.0)]
-        related += [(below, _TO_PARENT * steps) for below, steps in self.base.descendants[key].items()]
-        related += [(above, _TO_CHILD * steps) for above, steps in self.base.ancestors[key].items()]
+        related += [(below, TO_PARENT * steps) for below, steps in self.base.descendants[key].items()]
+        related += [(above, TO_CHILD * steps) for above, steps in self.base.ancestors[key].items()]
         for via, extra in related:
             for formula in self.base.formulas_of[via]:
                 if formula.symbol(via) not in formula.no_solve:
                     yield formula, via, extra
 
-    def _finished(self, chain: Chain) -> Chain:
-        """Add what depends on all bindings together: the order of first and second."""
+    def _whole_cost(self, chain: Chain) -> float:
+        """The cost of what depends on all bindings together: first and second, values listed together."""
         cost = _order_cost(chain.resolved)
-        return Chain(chain.target, chain.cost + cost, (), chain.resolved, chain.used, chain.formulas, chain.materials)
+        for group in self.scene.bindings.groups:
+            used = group & chain.used
+            if used == group:
+                cost += 0.0 if self._are_siblings(chain, group) else _UNLIKE_GROUP
+            elif used and any(self.scene.penalties[index] for index in group - used):
+                cost += _SPLIT_GROUP
+        return cost
+
+    def _are_siblings(self, chain: Chain, group: frozenset[int]) -> bool:
+        """Tell whether listed values are first and second of the same kind, or of one parent."""
+        keys = [item.quantity for item in chain.resolved.values() if item.value in group]
+        rests = {key.partition("_")[2] if key.partition("_")[0] in ORDINALS else key for key in keys}
+        parents = {self.base.quantities[key].parent or key for key in keys}
+        return len(rests) == 1 or (len(parents) == 1 and not parents & set(keys))
 
 
-_ORDINALS = {"first": 1, "second": 2, "third": 3, "initial": 1, "final": 2, "primary": 1, "secondary": 2}
+def _with(chain: Chain, item: Resolution, gain: float = 0.0) -> Chain:
+    return replace(chain, cost=chain.cost + item.cost - gain, resolved={**chain.resolved, item.quantity: item})
 
 
 def _order_cost(resolved: Mapping[str, Resolution]) -> float:
     """First and second of a kind should come in the question's order, and alike for all kinds."""
-    places: dict[str, dict[int, int]] = {}
+    places: dict[str, dict[str, int]] = {}
     for key, item in resolved.items():
         prefix, _, rest = key.partition("_")
-        if prefix in ("first", "second", "third") and item.position >= 0:
-            places.setdefault(rest, {})[_ORDINALS[prefix]] = item.position
+        if prefix in ORDINALS and item.position >= 0:
+            places.setdefault(rest, {})[prefix] = item.position
     cost, directions = 0.0, set()
     for where in places.values():
-        if 1 in where and 2 in where:
-            directions.add(where[1] <= where[2])
-            cost += 0.15 * (where[1] > where[2])
-    return cost + (0.6 if len(directions) > 1 else 0.0)
+        if "first" in where and "second" in where:
+            directions.add(where["first"] <= where["second"])
+            cost += _OUT_OF_ORDER * (where["first"] > where["second"])
+    return cost + (_CROSSED if len(directions) > 1 else 0.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
@@ -11,9 +12,10 @@ from tuili.knowledge.query import Aggregate, Query, Value, Var
 from tuili.reason.answer import Number, Path, Pruned
 from tuili.reason.verify import convert, dimension
 from tuili.reason.worlds.bindings import Bindings
-from tuili.reason.worlds.chains import Chain, Scene, Search
+from tuili.reason.worlds.chains import Chain, Search
 from tuili.reason.worlds.formulary import Formulary, formulary
 from tuili.reason.worlds.proofs import Step, evaluate, friendly_unit, path_of, pruned_of
+from tuili.reason.worlds.scene import Scene
 from tuili.reason.worlds.targets import Asked, Slot
 from tuili.reason.worlds.wording import Lexicon, Wording, read_wording
 
@@ -21,10 +23,16 @@ Similarity = Callable[[str, list[str]], list[float]]
 
 _NUM_CHAINS = 3
 _TIE = 0.25
+_MOST_COST = 7.0
+_WIDTH = 0.7
 _PATIENCE_BEFORE_LAST = 0.6
 _MISSING_MARGIN = 0.3
 _MOST_COMPARED = 12
 _CONVERSION_COST = 1.4
+_CONVERSION = re.compile(
+    r"\b(?:convert|express|change|turn)\b.*#.*\b(?:to|into|in|as)\b|\bhow (?:many|much)\b[^#.?]{1,40}"
+    r"\b(?:is|are|in|make|equal)\s+(?:a |an )?#|\bwhat(?:'s| is| are)\s+#\s+(?:in|as|expressed)\b|^\s*#\s+(?:in|to|as)\b",
+    re.IGNORECASE | re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -126,7 +134,7 @@ class _Solver:
         self.similarity = similarity
         self.remembered = remembered
         self.earlier: dict[str, float] = {}
-        self.used: frozenset[int] = frozenset()
+        self.meanings: dict[int, str] = {}
         self.rejected: list[tuple[Chain, str]] = []
 
     def solve(self, slots: Sequence[Slot]) -> Derivation:
@@ -141,53 +149,55 @@ class _Solver:
         return self._derivation(solved)
 
     def _remember(self, result: Solved) -> None:
-        self.used |= result.chain.used
+        self.meanings |= dict.fromkeys(result.chain.used, "") | _meanings([result])
         for step in result.steps:
             self.earlier[step.quantity] = step.magnitude
 
     def _conversion(self, slot: Slot) -> Solved | None:
-        """Answer "convert 25 °C to Fahrenheit": a value and a unit of the same dimension, and nothing else."""
-        values = [item for item in self.wording.values if not item.is_bare]
-        if not slot.unit or len(values) != 1 or values[0].is_money:
+        """Answer "convert 25 °C to Fahrenheit": one value, and a unit of the same dimension to give it in."""
+        values = [index for index, item in enumerate(self.wording.values) if not item.is_bare]
+        if not slot.unit or len(values) != 1:
             return None
-        if not values[0].unit or dimension(slot.unit) != dimension(values[0].unit) or self._is_other_quantity(slot):
+        index, item = values[0], self.wording.values[values[0]]
+        if not item.unit or item.unit == slot.unit or dimension(slot.unit) != dimension(item.unit):
             return None
-        index = self.wording.values.index(values[0])
+        if not (_CONVERSION.search(self._marked(index)) or "degree_" in slot.unit):
+            return None
         readings = self.bindings.readings[index]
-        key = min(readings, key=lambda each: (len(self.base.ancestors[each]), slot.candidates.get(each, 9.0)),
-                  default="")
+        key = min(readings, key=lambda each: (len(self.base.ancestors[each]), self.base.rarity[each]), default="")
         if not key:
             return None
         step = Step("unit conversion", "", {}, "", key, readings[key][0], self.base.quantities[key].unit, "")
         return Solved(slot, Chain(key, _CONVERSION_COST, (), {}, frozenset({index})), (step,), readings[key][0])
 
-    def _is_other_quantity(self, slot: Slot) -> bool:
-        """Tell whether the question names a quantity to be found from the value, and so no mere conversion."""
-        value = next(index for index, item in enumerate(self.wording.values) if not item.is_bare)
-        own = self.bindings.readings[value]
-        named = {mention.ref for mention in self.wording.of_kind("name") if mention.fit > 0.8}
-        general = {key for key in named if key in own and not self.base.ancestors[key]}
-        return bool(named - general) or bool(self.wording.of_kind("scenario"))
+    def _marked(self, index: int) -> str:
+        """Return the question with "#" for a value."""
+        value = self.wording.values[index].value
+        return f"{self.question[:value.start]}#{self.question[value.end:]}"
 
     def _solve_slot(self, slot: Slot, patience: float) -> Solved | None:
-        scene = Scene(self.base, self.wording, self.bindings, self.earlier, self.remembered, self.used, patience)
+        scene = Scene(self.base, self.wording, self.bindings, self.earlier, self.remembered, self.meanings,
+                      patience)
         search = Search(scene, slot.candidates)
         complete: list[Solved] = []
         incomplete: Chain | None = None
         for chain in search.chains():
-            bound = _bound(complete, incomplete)
-            if chain.cost > bound or len(complete) >= _NUM_CHAINS:
-                break
             if chain.missing:
                 incomplete = incomplete or chain
-                continue
-            self._take(slot, chain, complete)
+            else:
+                self._take(slot, chain, complete)
+            search.bound = _bound(complete, incomplete)
+            if len(complete) >= _NUM_CHAINS:
+                break
         return self._choose(slot, complete, incomplete)
 
     def _take(self, slot: Slot, chain: Chain, complete: list[Solved]) -> None:
         steps = evaluate(self.base, chain)
         if steps is None:
             self.rejected.append((chain, "it has no real solution"))
+            return
+        if chain.cost > _MOST_COST:
+            self.rejected.append((chain, "it fits the question's words too little"))
             return
         magnitude = steps[-1].magnitude
         same = any(other.magnitude is not None and abs(other.magnitude - magnitude) <= 1e-6 * abs(magnitude)
@@ -222,7 +232,7 @@ class _Solver:
     def _derivation(self, solved: Sequence[Solved]) -> Derivation:
         failed = [item for item in solved if item.magnitude is None]
         done = [item for item in solved if item.magnitude is not None]
-        used = set(self.used) | {index for item in solved for index in item.chain.used}
+        used = set(self.meanings) | {index for item in solved for index in item.chain.used}
         query = _query(self.base, self.wording, _meanings(solved), [item.chain.target for item in solved])
         if not solved:
             return Derivation(self.question, query, unused=_texts(self.wording, set()), missing=("a formula",),
@@ -263,7 +273,7 @@ class _Solver:
 
 
 def _bound(complete: Sequence[Solved], incomplete: Chain | None) -> float:
-    costs = [item.chain.cost + 1.0 for item in complete] + ([incomplete.cost + _MISSING_MARGIN] if incomplete else [])
+    costs = [item.chain.cost + _WIDTH for item in complete] + ([incomplete.cost + _MISSING_MARGIN] if incomplete else [])
     return min(costs, default=float("inf"))
 
 

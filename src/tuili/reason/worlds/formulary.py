@@ -10,6 +10,8 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from tuili.knowledge.graph import Entity, Graph
+from tuili.knowledge.records import normalise
+from tuili.knowledge.text import stem
 from tuili.reason.verify import dimension
 
 _MOST = 20_000
@@ -22,7 +24,8 @@ _ANGLE_UNITS = frozenset({"radian", "degree", "revolution"})
 class Quantity:
     """What can be measured, with the words that name it, ask for it and hint at it.
 
-    `unit` is the one whose numbers formulas take, such as mol/l in a pH.
+    `unit` is the one whose numbers formulas take, such as mol/l in a pH. `is_count` tells that the
+    number itself counts, so that a plain number may be meant in that unit (an interest rate of 0.05).
     """
 
     id: str
@@ -37,6 +40,7 @@ class Quantity:
     zero_cues: tuple[str, ...]
     is_money: bool
     is_positive: bool
+    is_count: bool = False
 
     @property
     def is_angle(self) -> bool:
@@ -137,8 +141,7 @@ class Formulary:
     @cached_property
     def rarity(self) -> dict[str, float]:
         """How unusual each quantity is among those of its dimension (0 to 1), by the formulas it is in."""
-        counts = {key: sum(len(self.formulas_of[each]) for each in (key, *self.descendants[key]))
-                  for key in self.quantities}
+        counts = self._uses
         most: dict[tuple[str, bool, bool], int] = {}
         for key, number in counts.items():
             most[self._sort(key)] = max(number, most.get(self._sort(key), 1))
@@ -147,6 +150,20 @@ class Formulary:
             if quantity.parent in rarity and (quantity.role or key.partition("_")[0] in ORDINALS):
                 rarity[key] = min(rarity[key], rarity[quantity.parent] + _SIDE_RARITY)
         return rarity
+
+    @cached_property
+    def _uses(self) -> dict[str, int]:
+        """In how many formulas each quantity is, its special cases included."""
+        return {key: sum(len(self.formulas_of[each]) for each in (key, *self.descendants[key]))
+                for key in self.quantities}
+
+    @cached_property
+    def share(self) -> dict[str, float]:
+        """How likely a value of its dimension is each quantity, when nothing else is known (0 to 1)."""
+        total: dict[tuple[str, bool, bool], int] = {}
+        for key in self.quantities:
+            total[self._sort(key)] = total.get(self._sort(key), 0) + len(self.formulas_of[key])
+        return {key: number / max(1, total[self._sort(key)]) for key, number in self._uses.items()}
 
     @cached_property
     def general(self) -> dict[tuple[str, bool, bool], str]:
@@ -167,18 +184,27 @@ class Formulary:
         """Whether a formula's quantities don't tell it from others, so that it needs its scenario's words."""
         alike: dict[tuple[str, ...], list[str]] = {}
         for formula in self.formulas.values():
-            kinds = tuple(sorted(self.dimensions[key] for key in formula.where.values()))
+            kinds = tuple(sorted(self.dimensions[key] for key in formula.where.values()
+                                 if key not in self.constants_of))
             alike.setdefault(kinds, []).append(formula.id)
         found = {}
         for each in alike.values():
             ranked = sorted(each, key=lambda key: sum(self.rarity[q] for q in self.formulas[key].where.values()))
             for key in ranked:
-                found[key] = key != ranked[0] or self.formulas[key].topic == "geometry"
+                formula = self.formulas[key]
+                is_ratio = len({self.dimensions[q] for q in formula.where.values()}) == 1
+                found[key] = key != ranked[0] or formula.topic == "geometry" or is_ratio
         return found
 
     def _sort(self, key: str) -> tuple[str, bool, bool]:
         quantity = self.quantities[key]
         return self.dimensions[key], quantity.is_angle, quantity.is_money
+
+    @cached_property
+    def name_stems(self) -> dict[str, frozenset[str]]:
+        """The stems of the words in each quantity's names."""
+        return {key: frozenset(stem(word) for name in quantity.names for word in normalise(name).split()
+                               if len(word) > 3) for key, quantity in self.quantities.items()}
 
     def properties(self, material: str) -> dict[str, Known]:
         """Return what is known of a material, by quantity."""
@@ -216,7 +242,8 @@ def _quantity(item: Entity) -> Quantity:
         item.key.partition(":")[2], item.name, (item.name, *item.aliases), _texts(data, "symbols"),
         str(data.get("counts") or data.get("unit") or ""), str(data.get("is_a") or ""), str(data.get("role") or ""),
         _texts(data, "asks"), _texts(data, "cues"), _texts(data, "zero_cues"),
-        bool(data.get("money", False)), bool(data.get("positive", True)))
+        bool(data.get("money", False)), bool(data.get("positive", True)),
+        bool(data.get("counts")) and not data.get("unit"))
 
 
 def _formula(item: Entity) -> Formula:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tuili.errors import InputError
 from tuili.reason.answer import Path, PathEdge, Pruned
 from tuili.reason.verify import convert, dimension, solve
-from tuili.reason.worlds.chains import Chain, Resolution
+from tuili.reason.worlds.chains import Chain
 from tuili.reason.worlds.formulary import Formulary
+from tuili.reason.worlds.leaves import Resolution
 from tuili.reason.worlds.wording import Wording
 
 _PREFIXED = {"meter": 10_000.0, "joule": 1_000.0, "watt": 1_000.0, "newton": 10_000.0, "pascal": 1_000.0,
              "volt": 1_000.0, "hertz": 1_000.0}
 _SMALL = {"meter", "ampere", "volt", "coulomb", "farad", "watt", "joule", "henry", "tesla", "second"}
+
+
+_CHANGE = 1.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +44,9 @@ def evaluate(base: Formulary, chain: Chain) -> tuple[Step, ...] | None:
         magnitude = _value(base, chain, chain.target, known, steps)
     except InputError:
         return None
-    if magnitude is None:
+    if magnitude is None or (magnitude == 0 and base.quantities[chain.target].is_positive):
+        return None
+    if not depends_on_givens(base, chain, magnitude):
         return None
     if not steps:
         item = chain.resolved[chain.target]
@@ -48,6 +54,20 @@ def evaluate(base: Formulary, chain: Chain) -> tuple[Step, ...] | None:
         name = item.known.name if item.known else quantity.name
         steps.append(Step(name, "", {}, "", chain.target, magnitude, quantity.unit, item.known.source if item.known else ""))
     return tuple(steps)
+
+
+def depends_on_givens(base: Formulary, chain: Chain, magnitude: float) -> bool:
+    """Tell whether a change of any given changes the result; where it cancels out, it proves nothing."""
+    needed = [key for item in chain.resolved.values() if item.formula for key in item.formula.where.values()]
+    if len(set(needed)) == len(needed):
+        return True
+    for key, item in chain.resolved.items():
+        if item.how == "given" and item.magnitude:
+            changed = {**chain.resolved, key: replace(item, magnitude=item.magnitude * _CHANGE)}
+            other = _value(base, replace(chain, resolved=changed), chain.target, {}, [])
+            if other is not None and abs(other - magnitude) <= 1e-9 * abs(magnitude):
+                return False
+    return True
 
 
 def _value(base: Formulary, chain: Chain, key: str, known: dict[str, float], steps: list[Step]) -> float | None:

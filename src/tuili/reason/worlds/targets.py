@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from tuili.errors import InputError
 from tuili.knowledge.records import normalise
-from tuili.knowledge.text import stem
+from tuili.knowledge.text import FUNCTION_WORDS, stem
 from tuili.knowledge.units import Unit
 from tuili.knowledge.values import find_units
 from tuili.reason.verify import dimension
@@ -16,10 +16,11 @@ from tuili.reason.worlds.wording import Mention, Word, Wording
 
 _QUESTION_WORDS = frozenset("what which how where when whats".split())
 _COMMANDS = frozenset("find determine calculate compute estimate obtain evaluate derive convert work state".split())
-_SUBORDINATE = frozenset("if when whose while after that since because although for as given knowing under "
+_SUBORDINATE = frozenset("if when whose while after that since because although as given knowing under "
                          "once until before who".split())
 _ARTICLES = frozenset("a an the its their his her my then also first total great large big much is are was".split())
 _STEM = 6
+_BARE_COUNT = 1.4
 _ENDS = ".?;!"
 
 
@@ -98,11 +99,14 @@ class Asked:
         slot = Slot(label=self._text(start, end), start=start)
         slots = [slot]
         for mention in self._asks_at(start, end):
-            slot.add(mention.ref, 0.3 - 0.06 * min(mention.num_words, 5) + 0.8 * (1 - mention.fit))
+            slot.add(mention.ref, 0.3 - 0.06 * min(mention.num_words, 5) + 0.8 * (1 - mention.fit)
+                     + (_BARE_COUNT if self._is_bare_count(mention) else 0.0))
         self._add_counted_unit(slot, start)
         rank = 0
         for mention in self._named(start, end):
             attached = self._is_attached(mention)
+            if attached and mention.first > start + 3:
+                continue
             if rank and not attached and not self._is_subordinate(start, mention.first) and self._is_joined(mention):
                 slots.append(slot := Slot(label=self._text(mention.first, end), start=mention.first))
                 rank = 0
@@ -111,13 +115,14 @@ class Asked:
             rank += not self._shares_span(mention)
         if min(slot.candidates.values(), default=9.0) > 1.0:
             self._add_partial(slot, start, end)
+            self._add_pronoun(slot, start, end)
         self._limit_units(slots, start, end)
         return slots
 
     def _add_partial(self, slot: Slot, start: int, end: int) -> None:
         """Take quantities of whose name the question has one word ("where is the image": image distance)."""
-        stems = {word.stem[:_STEM] for word in self.words[start + 1:end]
-                 if word.value < 0 and len(word.stem) >= _STEM and not self._is_known_value_word(word)}
+        stems = {word.stem[:_STEM] for word in self.words[start + 1:end] if word.value < 0 and len(word.stem) > 3
+                 and word.text.casefold() not in FUNCTION_WORDS and not self._is_known_value_word(word)}
         for key, quantity in self.base.quantities.items():
             for name in quantity.names:
                 words = [stem(word)[:_STEM] for word in normalise(name).split()]
@@ -125,10 +130,23 @@ class Asked:
                 if shared:
                     slot.add(key, 1.3 - 0.6 * shared / len(words))
 
+    def _add_pronoun(self, slot: Slot, start: int, end: int) -> None:
+        """Take "how high is it at the end" to ask for the quantity named last."""
+        before = [mention for mention in self.names if mention.last < start]
+        if before and any(word.text.casefold() == "it" for word in self.words[start + 1:min(start + 5, end)]):
+            slot.add(before[-1].ref, 0.9)
+
     def _is_known_value_word(self, word: Word) -> bool:
-        """Tell whether a word is in a name that belongs to a value."""
+        """Tell whether a word belongs to a value, or is in a name that does."""
         at = self.words.index(word)
+        following = [other for other in self.words[at + 1:at + 4] if other.text.casefold() not in ("of", "=", "is")]
+        if self.words[at - 1].value >= 0 or (following and following[0].value >= 0):
+            return True
         return any(mention.first <= at <= mention.last and self._is_attached(mention) for mention in self.names)
+
+    def _is_bare_count(self, mention: Mention) -> bool:
+        """Tell whether a question phrase is a mere "how many", which asks for whatever follows."""
+        return [word.text.casefold() for word in self.words[mention.first:mention.last + 1]] == ["how", "many"]
 
     def _shares_span(self, mention: Mention) -> bool:
         index = self.names.index(mention)
@@ -161,7 +179,9 @@ class Asked:
         return False
 
     def _is_attached(self, mention: Mention) -> bool:
-        """Tell whether a name belongs to a value of its dimension right beside it."""
+        """Tell whether a name belongs to a value right beside it, of its dimension if words lie between."""
+        if self._is_followed_by_value(mention):
+            return True
         for index, near in enumerate(self.evidence):
             at = self.wording.value_at[index]
             gap = self.words[mention.last + 1:at] if mention.last < at else self.words[at + 1:mention.first]
@@ -171,6 +191,10 @@ class Asked:
                 continue
             return True
         return False
+
+    def _is_followed_by_value(self, mention: Mention) -> bool:
+        following = [word for word in self.words[mention.last + 1:mention.last + 3] if word.text != "="]
+        return bool(following) and following[0].value >= 0
 
     def _add_counted_unit(self, slot: Slot, start: int) -> None:
         """Read "how many joules": any quantity with that dimension may be meant."""
@@ -230,7 +254,7 @@ class Asked:
         if not slots[0].candidates:
             self._add_free_units(slots[0])
         if not slots[0].candidates:
-            self._add_partial(slots[0], max(clause - 1, 0), len(self.words))
+            self._add_partial(slots[0], self._last_mark(), len(self.words))
         return slots
 
     def _add_free_units(self, slot: Slot) -> None:
@@ -248,6 +272,10 @@ class Asked:
                     start <= at for _unit, at in self.units):
                 return self._with_joined(start)
         return 0
+
+    def _last_mark(self) -> int:
+        """Return the place of the last mark that is not at the end, or -1."""
+        return max((index for index, word in enumerate(self.words[:-1]) if word.text in ",;:.?!"), default=-1)
 
     def _with_joined(self, start: int) -> int:
         """Take in the clause before ", and": "current, and power?" asks for both."""

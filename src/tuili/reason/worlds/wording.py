@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from tuili.knowledge.records import normalise
-from tuili.knowledge.text import content_stems, stem
+from tuili.knowledge.text import FUNCTION_WORDS, content_stems, stem
 from tuili.knowledge.values import Found, find_values
 from tuili.reason.worlds.formulary import Formulary
 
@@ -19,6 +19,7 @@ _PLACEHOLDERS = frozenset("it its he she they".split())
 _ADJACENT = frozenset("in for at to by from across up after on over under through with of during within high "
                       "wide long out off as a per into".split())
 _ENDS = frozenset(".?;!")
+_DROPPED = frozenset("take last need go get move have".split())
 _WIDEST_PLACEHOLDER = 6
 _WIDEST_GAP = 3
 
@@ -115,6 +116,8 @@ def _phrases(base: Formulary) -> Iterator[Phrase]:
                             ("zero", quantity.zero_cues)):
             yield from _made(texts, kind, quantity.id)
         yield from _turned(quantity.names, quantity.id)
+        counted = (name.removeprefix("number of ") for name in quantity.names if name.startswith("number of "))
+        yield from _made((f"how many {name}" for name in counted), "ask", quantity.id)
     for formula in base.formulas.values():
         yield from _made(formula.scenario, "scenario", formula.id)
         yield from _made((formula.name,), "formula", formula.id)
@@ -130,8 +133,13 @@ def _made(texts: Iterable[str], kind: str, ref: str) -> Iterator[Phrase]:
         words = tuple(word for word in words if word[0].isalnum())
         if len(words) > 1:
             words = tuple(word for word in words if word not in _FILLERS or word == "of") or words
-        if words:
+        if words and (kind in ("cue", "zero") or not _is_empty(words, text)):
             yield Phrase(tuple(stem(word) for word in words), words, kind, ref)
+
+
+def _is_empty(words: tuple[str, ...], text: str) -> bool:
+    """Tell whether a phrase says nothing: function words only, what it was about being a sign ("% of")."""
+    return all(word in FUNCTION_WORDS for word in words) and (len(words) == 1 or "%" in text)
 
 
 def _turned(names: Iterable[str], ref: str) -> Iterator[Phrase]:
@@ -156,7 +164,10 @@ def _match(phrase: Phrase, words: Sequence[Word], start: int) -> Mention | None:
             if position < 0:
                 return None
             continue
-        found = _find(wanted, words, position, _WIDEST_GAP if phrase.kind == "ask" else 2, phrase.kind == "ask")
+        is_loose = phrase.kind == "ask" or (phrase.kind == "name" and len(phrase.stems) > 2)
+        found = _find(wanted, words, position, _WIDEST_GAP if phrase.kind == "ask" else 2, is_loose)
+        if found < 0 and phrase.kind == "ask" and index == len(phrase.stems) - 1 and wanted in _DROPPED and index > 1:
+            return Mention(phrase.kind, phrase.ref, start, position - 1, fit * 0.8, index, True)
         if found < 0:
             return None
         gaps += found - position

@@ -1,0 +1,106 @@
+"""Fixtures that every folder uses: the models, the built-in bases, a tiny base.
+
+Models and built-in bases lie in TUILI_HOME, by default .tuili beside the tests; `make test` puts them there.
+What is missing there fails, it is not skipped.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+from hypothesis import HealthCheck, settings
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = Path(os.environ.setdefault("TUILI_HOME", str(ROOT / ".tuili")))
+sys.path.insert(0, str(ROOT / "scripts"))
+
+settings.register_profile(
+    "ci", max_examples=60, deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.register_profile("nightly", settings.get_profile("ci"), max_examples=5000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    random.seed(0)
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty TUILI_HOME."""
+    monkeypatch.setenv("TUILI_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+@pytest.fixture(scope="session")
+def models() -> Path:
+    """The folder of TUILI_HOME that holds the packaged models."""
+    from tuili.model.packaged import PACKAGED, verify
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TUILI_HOME", str(SHARED))
+        for name in PACKAGED:
+            verify(name, thorough=False)
+    return SHARED / "models"
+
+
+def built_in(name: str) -> Path:
+    """Return the file of a built-in base, built by the first worker that asks."""
+    from bring import bring_base
+
+    (SHARED / "kb").mkdir(parents=True, exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch, FileLock(SHARED / "kb" / ".tests.lock"):
+        patch.setenv("TUILI_HOME", str(SHARED))
+        return bring_base(name)
+
+
+@pytest.fixture(scope="session")
+def python_base() -> Path:
+    """The file of the base of the standard library."""
+    return built_in("python")
+
+
+@pytest.fixture(scope="session")
+def formulas_base() -> Path:
+    """The file of the base of formulas."""
+    return built_in("formulas")
+
+
+@pytest.fixture(scope="session")
+def hpo_base() -> Path:
+    """The file of the base of diseases and findings."""
+    return built_in("hpo")
+
+
+@pytest.fixture
+def tiny_base(tmp_path: Path) -> Path:
+    """A base of a few films, people and genres."""
+    from tuili.knowledge.build import build
+    from tuili.knowledge.records import Edge, Kind, Node, Record, Relation
+
+    records: list[Record] = [
+        Kind("film", "A film", ("film", "movie")),
+        Kind("person", "A person", ("person", "who")),
+        Kind("genre", "A genre", ("genre",)),
+        Relation("directed by", "director of", "", ("film",), ("person",), ("directed by",), ("directed",)),
+        Relation("has genre", "genre of", "", ("film",), ("genre",), ("has genre",), ("genre of",)),
+        Relation("is a", "", "", ("genre",), ("genre",), ("is a",), ("kind of",), transitive=True),
+        Node("film:alien", "film", "Alien", "A crew meets a stranger.", ("Alien 1979",), {"year": 1979}),
+        Node("film:duel", "film", "The Duellists", "Two officers fight for years."),
+        Node("person:scott", "person", "Ridley Scott", aliases=("Sir Ridley Scott",)),
+        Node("genre:horror", "genre", "Horror"),
+        Node("genre:sf-horror", "genre", "Science fiction horror"),
+        Edge("film:alien", "directed by", "person:scott", 1.0, "films.tsv:1"),
+        Edge("film:duel", "directed by", "person:scott", 1.0, "films.tsv:2"),
+        Edge("film:alien", "has genre", "genre:sf-horror", 0.9, "films.tsv:3", {"votes": 7}),
+        Edge("genre:sf-horror", "is a", "genre:horror", 1.0, "films.tsv:4"),
+    ]
+    path = tmp_path / "films.sqlite"
+    build(path, records, origin="films")
+    return path
