@@ -1,8 +1,6 @@
 """`python -m tuili` is the command line."""
 
-import sys
-
-from tuili.cli.main import main
+from tuili.cli.main import run
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

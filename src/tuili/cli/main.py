@@ -83,9 +83,9 @@ def main(args: Sequence[str] | None = None) -> int:
     """
     _make_streams_printable()
     if os.environ.get("TUILI_DEBUG") not in (None, "", "0"):
-        return int(command.main(args=_listed(args), prog_name="tuili", standalone_mode=False) or 0)
+        return int(command.main(args=_readable(args), prog_name="tuili", standalone_mode=False) or 0)
     try:
-        status = int(command.main(args=_listed(args), prog_name="tuili", standalone_mode=False) or 0)
+        status = int(command.main(args=_readable(args), prog_name="tuili", standalone_mode=False) or 0)
         _flush()
         return status
     except click.ClickException as error:
@@ -101,6 +101,9 @@ def main(args: Sequence[str] | None = None) -> int:
         return _abandon_stdout()
     except SystemExit as error:
         return _exit_code(error)
+    except OSError as error:
+        click.echo(f"error: {error.strerror or error}{f': {error.filename}' if error.filename else ''}", err=True)
+        return 1
     except MemoryError:
         click.echo("error: out of memory; ask for less at once, or give the process more", err=True)
         return 5
@@ -111,8 +114,16 @@ def main(args: Sequence[str] | None = None) -> int:
         return 1
 
 
-def _listed(args: Sequence[str] | None) -> list[str] | None:
-    return None if args is None else list(args)
+def _readable(args: Sequence[str] | None) -> list[str]:
+    """Return the arguments; those in UTF-8 are read as such even where the locale says otherwise."""
+    return [_as_utf8(arg) for arg in (sys.argv[1:] if args is None else args)]
+
+
+def _as_utf8(arg: str) -> str:
+    try:
+        return arg if arg.isascii() else os.fsencode(arg).decode("utf-8")
+    except UnicodeError:
+        return arg
 
 
 def _exit_code(error: SystemExit) -> int:
@@ -141,5 +152,10 @@ def _abandon_stdout() -> int:
     return BROKEN_PIPE
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """The console script."""
     sys.exit(main())
+
+
+if __name__ == "__main__":
+    run()

@@ -18,6 +18,7 @@ from tuili.knowledge.store import (
     MAX_NAME,
     check_text,
     edge_row,
+    has_log,
     labels,
     node_row,
     put_kind,
@@ -83,8 +84,7 @@ def _settle(path: Path) -> None:
 
     A log that were left would be read as part of the new base.
     """
-    wal = path.with_name(path.name + "-wal")
-    if path.exists() and wal.exists() and wal.stat().st_size:
+    if path.exists() and has_log(path):
         try:
             with contextlib.closing(sqlite3.connect(path, timeout=LOCK_TIMEOUT_S)) as old:
                 is_busy = old.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]

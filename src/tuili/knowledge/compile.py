@@ -22,6 +22,8 @@ _MAX_DISTANCE = 20
 _MAX_CHECKED = 60
 _UNREAL_RANK = 4
 _STATED = 0.6
+_LOST_NOUN = 1.5
+_LOST_VERB = 0.7
 _UNSTATED = 0.15
 
 
@@ -128,7 +130,7 @@ class Compiler:
         implied: list[Piece] = []
         for mention in parts.relations:
             pieces = parts.pieces + implied
-            if any(True for _ in self._pairs(pieces, mention.value)) or any(
+            if self._has_pair(pieces, mention.value, parts.asks) or any(
                     piece.implied == mention.value for piece in implied):
                 continue
             kinds = self._missing_end(parts.pieces, mention)
@@ -137,11 +139,10 @@ class Compiler:
                                      implied=mention.value, plural=True))
         return implied
 
-    def _pairs(self, pieces: Sequence[Piece], relation: str) -> Iterable[tuple[int, int]]:
-        for left, subject in enumerate(pieces):
-            for right, object_ in enumerate(pieces):
-                if left != right and relation in self._relations(subject, object_):
-                    yield left, right
+    def _has_pair(self, pieces: Sequence[Piece], relation: str, asks: bool) -> bool:
+        """Tell whether two pieces can be the ends of a relation; named ones must really be, unless that is asked."""
+        return any(relation in self._relations(subject, object_) and (asks or self._is_real(subject, object_, relation))
+                   for subject in pieces for object_ in pieces if subject is not object_)
 
     def _relations(self, subject: Piece, object_: Piece) -> list[str]:
         """Return the relations between two pieces' kinds, the most frequent first."""
@@ -176,10 +177,10 @@ class Compiler:
         if loose:
             return None
         query, realised = self._query(parts, pieces, links, aggregate, target, counted, unexplained)
-        unrealised = len(parts.relations) - sum(
-            any(link.relation == mention.value for link in links) for mention in parts.relations)
+        unrealised = sum(_LOST_NOUN if mention.noun else _LOST_VERB for mention in parts.relations
+                         if not any(link.relation == mention.value for link in links))
         implied = sum(bool(piece.implied) for piece in pieces)
-        penalty = 0.7 * unrealised + 0.7 * len(unexplained) + 0.4 * implied + 0.4 * (target_kind is not None)
+        penalty = unrealised + 0.7 * len(unexplained) + 0.4 * implied + 0.4 * (target_kind is not None)
         score = reading.score + sum(link.score - 1.0 for link in links) - penalty - 2.0 * (not links)
         score -= 0.8 * (aggregate == Aggregate.QUALIFIER and any(piece.is_open for piece in pieces))
         score -= parts.asks and aggregate == Aggregate.LIST and not any(piece.any_of for piece in pieces)

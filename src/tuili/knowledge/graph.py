@@ -15,6 +15,9 @@ from tuili.knowledge.store import MAX_NAME, Store, check_text, edge_row, parse_d
 _WORD = re.compile(r"\w+", re.UNICODE)
 _CHUNK = 500
 R = TypeVar("R", Kind, Relation)
+_FACTS = "SELECT id, subject, relation, object, weight, source, data FROM edge"
+# Where one entity has most of the facts, SQLite would else read the whole table for every entity.
+_INDEX_OF = {"subject": "sqlite_autoindex_edge_1", "object": "edge_object"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +125,8 @@ class Graph:
             marks = ",".join("?" * len(chunk))
             for row in self._rows(f"SELECT * FROM node WHERE id IN ({marks})", chunk):
                 self._entities[row[0]] = _entity(row)
+        if lost := [number for number in missing if number not in self._entities]:
+            raise StoreError(f"{self.name} is damaged: it has no entity {lost[0]}; build it anew")
         return [self._entities[number] for number in ids]
 
     def entity(self, number: int) -> Entity:
@@ -158,8 +163,7 @@ class Graph:
         key = (node, inverse)
         if key not in self._facts:
             end = "object" if inverse else "subject"
-            columns = "id, subject, relation, object, weight, source, data"
-            select = f"SELECT {columns} FROM edge WHERE {end} = ? ORDER BY id"
+            select = f"{_FACTS} INDEXED BY {_INDEX_OF[end]} WHERE {end} = ? ORDER BY id"
             stored = [self._fact(row) for row in self._rows(select, (node,))] if node > 0 else []
             extra = [fact for fact in self._overlay if (fact.object if inverse else fact.subject) == node]
             self._facts[key] = tuple(stored + extra)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
 
-from tuili.knowledge.graph import Graph
+from tuili.knowledge.graph import Entity, Graph
 from tuili.knowledge.records import normalise
 from tuili.knowledge.text import FUNCTION_WORDS, OPENING_WORDS, Token, is_light, stems, tokenise
 
@@ -25,6 +25,8 @@ SCHEMA_PENALTY = 0.5
 CLAUSE_WORD = 0.5
 INFLECTED_PENALTY = 0.2
 CASE_BONUS = 0.4
+MAX_VARIANTS = 3
+ARTICLE_PENALTY = 0.7
 FIRM_SCORE = 1.2
 
 # How similar each text is to a query, 0 to 1 (an encoder; see `tuili.reason.weights`).
@@ -200,8 +202,9 @@ class Linker:
         if not anchors or not shorts:
             return list(found)
         near = self.graph.near(anchors, 2, MAX_NEAR)
-        return [self._place(mention, near, firm[mention] if not coded or _is_code(tokens, mention) else ())
-                if mention in firm else mention for mention in found]
+        placed = [self._place(mention, near, firm[mention] if not coded or _is_code(tokens, mention) else ())
+                  if mention in firm else mention for mention in found]
+        return _best_variants(placed)
 
     def _is_short(self, number: int, norm: str) -> bool:
         entity = self.graph.entity(number)
@@ -271,6 +274,7 @@ class Linker:
         words = sum(not token.is_mark for token in tokens[start:end])
         is_schema = words == 1 and not is_code and bool(
             {stems(tokens[start].text), ("=", norm), ("=", _singular(norm))} & self.lexicon.phrases.keys())
+        variants = []
         for kind, members in by_kind.items():
             named = [number for number in members if normalise(entities[number].name) == norm]
             exact, members = bool(named), named or members
@@ -280,7 +284,16 @@ class Linker:
             score = case + (1.0 if exact else 0.8) + 0.7 * (words - 1) + 0.5 * is_code - SCHEMA_PENALTY * is_schema
             if words == 1 and not is_code:
                 score -= 0.1 * min(len(members), 32).bit_length() - 0.1
-            yield Mention(start, end, Role.ENTITY, norm, score, "name" if exact else "alias", tuple(members), (kind,))
+                score -= ARTICLE_PENALTY * self._is_common_noun(tokens, start, entities[members[0]])
+            variants.append(Mention(start, end, Role.ENTITY, norm, score, "name" if exact else "alias",
+                                    tuple(members), (kind,)))
+        yield from variants
+
+    def _is_common_noun(self, tokens: Sequence[Token], start: int, entity: Entity) -> bool:
+        """Tell whether a word after "a" is a thing of that sort, not the one that bears the name ("a list")."""
+        kind = self.graph.kinds.get(entity.kind)
+        article = start > 0 and tokens[start - 1].text.casefold() in ("a", "an")
+        return article and entity.name.islower() and not (kind and kind.by_name)
 
     def _fuzzy(self, at: int, token: Token) -> list[Mention]:
         from rapidfuzz import fuzz, process
@@ -323,6 +336,18 @@ def _spans(tokens: Sequence[Token], longest: int) -> Iterable[tuple[int, int, st
             if len(words.split()) > longest:
                 break
             yield start, end + 1, words
+
+
+def _best_variants(mentions: Sequence[Mention]) -> list[Mention]:
+    """Keep, of a plain word's readings as entities of several kinds, the best few."""
+    kept, count = [], {}
+    for mention in sorted(mentions, key=lambda one: -one.score):
+        span = (mention.start, mention.end)
+        if mention.role == Role.ENTITY:
+            count[span] = count.get(span, 0) + 1
+        if mention.role != Role.ENTITY or count[span] <= MAX_VARIANTS:
+            kept.append(mention)
+    return kept
 
 
 def _apposes(token: Token) -> bool:

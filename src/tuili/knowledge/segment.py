@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from tuili.knowledge.link import Mention, Role
 from tuili.knowledge.text import Token, is_light
 
-BEAM = 24
+BEAM = 64
 _TEXT_SCORE = 0.3
 
 

@@ -113,6 +113,8 @@ def sqlite_errors(path: Path) -> Iterator[None]:
         code = getattr(error, "sqlite_errorname", "")
         hint = next((hint for known, hint in _HINTS.items() if code.startswith(known)), _DAMAGED)
         raise StoreError(f"knowledge base {path.name}: {error}; {hint.format(name=path.stem)}") from error
+    except UnicodeDecodeError as error:
+        raise StoreError(f"knowledge base {path.name}: {_DAMAGED.format(name=path.stem)}") from error
     except UnicodeEncodeError as error:
         raise InputError(f"the text {error.object[:40]!r} holds a lone surrogate; remove it") from error
 
@@ -277,11 +279,16 @@ class Store:
         return [f"{key!r} is its own {name!r}" for name, key in rows]
 
 
+def has_log(path: Path) -> bool:
+    """Tell whether the write-ahead log of a base holds anything."""
+    wal = path.with_name(path.name + "-wal")
+    return wal.exists() and wal.stat().st_size > 0
+
+
 def _connect(path: Path, writable: bool) -> sqlite3.Connection:
     """Open a base's file; a folder that can't be written is read without a lock."""
     with sqlite_errors(path):
-        wal = path.with_name(path.name + "-wal")
-        is_fixed = not os.access(path.parent, os.W_OK) and not (wal.exists() and wal.stat().st_size)
+        is_fixed = not os.access(path.parent, os.W_OK) and not has_log(path)
         mode = "rw" if writable else "ro&immutable=1" if is_fixed else "ro"
         uri = f"{path.absolute().as_uri()}?mode={mode}"
         connection = sqlite3.connect(
@@ -308,6 +315,9 @@ def _check_version(path: Path, connection: sqlite3.Connection, writable: bool) -
         raise StoreError(
             f"{path.name} has the older schema {version}; upgrade it: tuili kb check {path.stem} --fix"
         )
+    (page_size,) = connection.execute("PRAGMA page_size").fetchone()
+    if path.stat().st_size % page_size and not has_log(path):
+        raise StoreError(f"knowledge base {path.name} is cut short; {_DAMAGED.format(name=path.stem)}")
     if writable:
         connection.execute("PRAGMA synchronous = FULL")
 

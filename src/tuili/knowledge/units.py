@@ -158,7 +158,8 @@ def _product(text: str, start: int) -> Unit | None:
     first = _factor(text, start)
     if first is None or not first.text:
         return first if first else None
-    above, below, end, last = [first.text], [], first.end, first
+    above, end, last = [first.text], first.end, first
+    below: list[str] = []
     is_below = False
     while True:
         following = _next_factor(text, end, last, is_below)

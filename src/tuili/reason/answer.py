@@ -85,6 +85,7 @@ class Answer:
     notes: tuple[str, ...] = ()
     values: tuple[Number, ...] = ()
     timings_ms: Mapping[str, float] = field(default_factory=dict)
+    features: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def sources(self) -> list[str]:

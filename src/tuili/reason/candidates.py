@@ -6,15 +6,16 @@ from dataclasses import dataclass
 
 from tuili.knowledge.compile import Compiled, Compiler
 from tuili.knowledge.graph import Graph
-from tuili.knowledge.link import Linker, Mention
+from tuili.knowledge.link import Linker, Mention, Role
 from tuili.knowledge.query import Aggregate
 from tuili.knowledge.segment import readings
 from tuili.knowledge.text import Token, tokenise
 from tuili.reason.search import Outcome, Search
 from tuili.reason.weights import Weigher
 
-NUM_READINGS = 16
-NUM_TRIED = 10
+NUM_READINGS = 48
+NUM_TRIED = 12
+NUM_TRIED_CLAUSES = 5
 
 
 @dataclass
@@ -53,8 +54,9 @@ def candidates(question: str, graph: Graph, linker: Linker, weigher: Weigher, ma
             known = compiled.get(one.query)
             if known is None or one.score > known.score:
                 compiled[one.query] = one
-    best = sorted(compiled.values(), key=lambda one: -one.score)[:NUM_TRIED]
-    tried = [_try(graph, one, weigher, max_nodes) for one in best]
+    ranked = sorted(compiled.values(), key=lambda one: -one.score)
+    clauses = [one for one in ranked[NUM_TRIED:] if any(mention.role == Role.TEXT for mention in one.mentions)]
+    tried = [_try(graph, one, weigher, max_nodes) for one in [*ranked[:NUM_TRIED], *clauses[:NUM_TRIED_CLAUSES]]]
     return Candidates(tokens, mentions, sorted(tried, key=lambda one: -one.score))
 
 
@@ -72,5 +74,5 @@ def _evidence(compiled: Compiled, outcome: Outcome) -> float:
     if query.aggregate == Aggregate.ASK:
         return misfit + 0.5
     if not outcome.found:
-        return -1.5
-    return 0.5 + 0.5 * any(support.facts for support in outcome.found.values()) + misfit
+        return -0.9
+    return 0.4 + 0.3 * any(support.facts for support in outcome.found.values()) + misfit

@@ -162,21 +162,24 @@ def _add_links(picture: Picture, answer: Answer, answers: set[str]) -> None:
 
 
 def _add_result(picture: Picture, answer: Answer, answers: set[str]) -> None:
-    """Add a box for an answer that is no entity of the paths: a number, Yes, No, or an abstention."""
-    if answers & picture.boxes.keys():
+    """Add a box for an answer that is no entity of the paths: a number, Yes or No; or for an abstention."""
+    if answers & picture.boxes.keys() or answer.abstained and len(picture.boxes) > 1:
         return
-    text = answer.text.split(":")[0] if answer.text.startswith(("Yes", "No")) else answer.text
-    picture.add(RESULT, "no supported answer" if answer.abstained else text, "answer")
-    ends = _ends(picture) or [QUESTION]
-    picture.curves.extend(Curve(name, RESULT, "", 1.0) for name in ends)
+    text = answer.text.split(":")[0] if answer.abstained or answer.text.startswith(("Yes", "No")) else answer.text
+    picture.add(RESULT, text, "middle" if answer.abstained else "answer")
+    ends = dict.fromkeys(_end(picture, path.edges[-1]) for path in answer.paths if path.edges)
+    starts = [name for name in ends if name in picture.boxes] or _constants(picture) or [QUESTION]
+    picture.curves.extend(Curve(name, RESULT, "", 1.0) for name in starts)
 
 
-def _ends(picture: Picture) -> list[str]:
-    """Return the boxes where paths end: the objects that are no subject, else the last object."""
-    kept = [curve for curve in picture.curves if curve.start != QUESTION]
-    subjects = {curve.start for curve in kept}
-    ends = dict.fromkeys(curve.end for curve in kept if curve.end not in subjects)
-    return list(ends) or [curve.end for curve in kept[-1:]]
+def _end(picture: Picture, edge: PathEdge) -> str:
+    """Return the end of a path's last edge that the question does not name."""
+    is_named = [name in picture.boxes and picture.boxes[name].role == "constant" for name in (edge.subject, edge.object)]
+    return edge.subject if is_named == [False, True] else edge.object
+
+
+def _constants(picture: Picture) -> list[str]:
+    return [key for key, box in picture.boxes.items() if box.role == "constant"]
 
 
 def _add_pruned(picture: Picture, pruned: Iterable[Pruned], answers: set[str], wanted: set[str]) -> None:
@@ -185,7 +188,7 @@ def _add_pruned(picture: Picture, pruned: Iterable[Pruned], answers: set[str], w
         if item.entity in picture.boxes:
             continue
         start, end, label = anchor, item.entity, relation
-        if item.edge and (item.edge.subject in picture.boxes or item.edge.object in picture.boxes):
+        if item.edge and {item.edge.subject, item.edge.object} & picture.boxes.keys():
             start, end, label = item.edge.subject, item.edge.object, item.edge.relation
         if all(picture.add(name, name, "pruned") for name in (start, end)):
             picture.curves.append(Curve(start, end, label, item.weight, True, item.reason))

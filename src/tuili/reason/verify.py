@@ -56,6 +56,17 @@ def dimension(unit: str) -> str:
 
 
 @lru_cache(maxsize=4096)
+def base_unit(unit: str) -> str:
+    """Return the SI base units of a unit: formulas over a wage per hour and seconds need one system.
+
+    Raises:
+        InputError: pint doesn't know the unit.
+    """
+    quantity = _registry().Quantity(1.0, _unit(unit) or "").to_base_units()
+    return "" if quantity.unitless and not str(quantity.units) == "radian" else str(quantity.units)
+
+
+@lru_cache(maxsize=4096)
 def convert(magnitude: float, unit: str, target: str) -> float:
     """Return a magnitude in another unit of the same dimension; offsets of temperatures count.
 

@@ -18,23 +18,25 @@ if TYPE_CHECKING:
     from tuili.model.hf import LanguageModel
 
 MODEL = "smollm2-135m"
-MAX_NEW_TOKENS = 64
+MAX_NEW_TOKENS = 48
 MAX_NAMES = 8
-MAX_FACTS = 4
 MAX_ANSWER = 400
 _NUMBER = re.compile(r"(?<![\w.])-?\d+(?:,\d{3})*(?:\.\d+)?(?:[eE][-+]?\d+)?(?![\w])")
 _CODE = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)+|\w*_\w+|[^\W\d]+[a-z][A-Z]\w*")
 _PROPER = re.compile(r"(?<=[\w,;:] )[A-Z][\w'-]+")
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z])")
 _NOT = re.compile(r"\b(?:no|not|never|cannot|n't|without)\b|n't\b", re.IGNORECASE)
-_SYSTEM = (
-    "You turn short answers into one friendly sentence. Keep every name and number exactly as given. "
-    "Add nothing that is not in the answer."
-)
+_SYSTEM = "You put a question and its answer together into one sentence. You copy every name and number exactly."
 _EXAMPLES = (
     ("Which base class do KeyError and IndexError share?", "LookupError",
      "KeyError and IndexError share the base class LookupError."),
-    ("What force accelerates 2 kg at 3 m/s²?", "force = 6 newton", "A force of 6 newton accelerates 2 kg at 3 m/s²."),
+    ("Which parameter of open sets the mode?", "mode", "The parameter of open that sets the mode is mode."),
+    ("What force accelerates 2 kg at 3 m/s²?", "force = 6 newton", "The force is 6 newton."),
+    ("Which functions of math return int?", "math.ceil, math.floor, math.comb",
+     "The functions of math that return int are math.ceil, math.floor and math.comb."),
+    ("How many arguments does divmod take?", "2", "divmod takes 2 arguments."),
+    ("Is a cat a kind of animal?", "Yes", "Yes, a cat is a kind of animal."),
+    ("Does len take a key?", "No", "No, len does not take a key."),
 )
 
 
@@ -65,7 +67,7 @@ class Voice:
         """Return the answer in the model's words, or as it was with a note that says why."""
         if problem := _not_to_be_worded(answer):
             return _with_note(answer, f"not worded by the language model: {problem}")
-        wording = first_sentences(self.model.generate(messages(answer), MAX_NEW_TOKENS))
+        wording = first_sentence(self.model.generate(messages(answer), MAX_NEW_TOKENS))
         if problem := check(answer, wording):
             return _with_note(answer, f"the language model's wording was refused: {problem}: {wording!r}")
         return _with_note(replace(answer, text=wording), f"worded by {MODEL}; the checked answer is: {answer.text}")
@@ -81,14 +83,12 @@ def messages(answer: Answer) -> list[dict[str, str]]:
     turns = [{"role": "system", "content": _SYSTEM}]
     for question, short, worded in _EXAMPLES:
         turns += [{"role": "user", "content": _request(question, short)}, {"role": "assistant", "content": worded}]
-    return [*turns, {"role": "user", "content": _request(answer.question, answer.text, _facts(answer))}]
+    return [*turns, {"role": "user", "content": _request(answer.question, _short(answer))}]
 
 
-def first_sentences(text: str, num: int = 2) -> str:
-    """Return the first sentences of a text, on one line; one that was cut off is left out."""
-    sentences = _SENTENCE_END.split(" ".join(text.split()))[:num]
-    whole = [sentence for sentence in sentences if sentence[-1:] in ".!?"]
-    return " ".join(whole or sentences[:1])
+def first_sentence(text: str) -> str:
+    """Return the first sentence of a text on one line: small models go on with what nobody asked."""
+    return _SENTENCE_END.split(" ".join(text.split()))[0]
 
 
 def check(answer: Answer, wording: str) -> str:
@@ -96,9 +96,9 @@ def check(answer: Answer, wording: str) -> str:
     if not wording:
         return "it is empty"
     for name in names_of(answer):
-        if not _has(wording, name):
+        if not _has(wording, name) and not (name in _units(answer) and _has(wording, f"{name}s")):
             return f"it lacks {name!r}"
-    for number in _NUMBER.findall(answer.text):
+    for number in _NUMBER.findall(_short(answer)):
         if number not in _NUMBER.findall(wording):
             return f"it lacks the number {number}"
     allowed = f"{answer.question}\n{answer.text}"
@@ -138,13 +138,14 @@ def _has(text: str, name: str) -> bool:
     return re.search(rf"(?<![\w.]){re.escape(name)}(?!\w)(?!\.\w)", text) is not None
 
 
-def _request(question: str, short: str, facts: str = "") -> str:
-    return f"Question: {question}\nAnswer: {short}{f'{chr(10)}Facts: {facts}' if facts else ''}\nSay it in one sentence."
+def _request(question: str, short: str) -> str:
+    return f"Question: {question}\nAnswer: {short}"
 
 
-def _facts(answer: Answer) -> str:
-    edges = [edge for path in answer.paths for edge in path.edges][:MAX_FACTS]
-    return "; ".join(f"{edge.subject} {edge.relation} {edge.object}" for edge in edges)
+def _short(answer: Answer) -> str:
+    """Return the answer as the model gets it: of a Yes with its facts, the Yes."""
+    yes_no = re.match(r"(Yes|No)\b", answer.text)
+    return yes_no.group() if yes_no else answer.text
 
 
 def _not_to_be_worded(answer: Answer) -> str:

@@ -17,15 +17,15 @@ from tuili.reason.worlds.formulary import ORDINALS, Formula
 from tuili.reason.worlds.leaves import TO_CHILD, TO_PARENT, Goal, Leaves, Resolution
 from tuili.reason.worlds.scene import Scene
 
-MAX_EXPANSIONS = 1_500
+MAX_EXPANSIONS = 2_500
 MAX_DEPTH = 4
 MISSING = 2.8
-_MOST_OPTIONS = 14
+_MOST_OPTIONS = 18
 _OPTION_WIDTH = 2.6
 _RIVAL = 0.7
 _REUSED = 0.6
 _SHAPE_RIVAL = 1.8
-_UNTOLD_DEPTH = 0.35
+_UNTOLD_DEPTH = 0.5
 _INVERSE = 0.12
 _SPLIT_GROUP = 1.2
 _UNLIKE_GROUP = 0.4
@@ -130,7 +130,7 @@ class Search:
         if symbol not in formula.defaults:
             return MISSING
         quantity = self.base.constants[formula.defaults[symbol]].quantity
-        return self.leaves.default_cost(quantity, bool(self.scene.scenario.get(formula.id)))
+        return self.leaves.default_cost(quantity, self.scene.is_told(formula))
 
     def _relax(self, costs: dict[str, float], formulas: list[tuple[float, list[tuple[str, float]]]]) -> bool:
         """Lower the costs once by every formula; tell whether any was lowered."""
@@ -235,21 +235,25 @@ class Search:
             if not told:
                 cost += _RIVAL * max(0.0, best[formula.topic] - 0.3)
                 cost += _SHAPE_RIVAL * (formula.topic == "geometry" and self._is_other_shape(formula, formulas))
-            needs = tuple(Goal(other, (), formula.defaults.get(symbol, ""), told > 0)
+            needs = tuple(Goal(other, (), formula.defaults.get(symbol, ""), self.scene.is_told(formula))
                           for symbol, other in formula.where.items() if other != via)
             if any(need.quantity == key for need in needs):
                 continue
-            parts = (min(self.relaxed[need.quantity], self._default_cost(formula, formula.symbol(need.quantity)))
-                     for need in needs)
+            parts = (max(0.0, min(self.relaxed[need.quantity],
+                                  self._default_cost(formula, formula.symbol(need.quantity)))) for need in needs)
             item = Resolution("formula", key, via, cost, formula=formula, evidence=self.scene.fit[formula.id])
             yield Option(item, needs, cost + sum(parts))
 
     def _is_other_shape(self, formula: Formula, others: list[tuple[Formula, str, float]]) -> bool:
         """Tell whether the question's words tell of another shape with the same asked quantity."""
-        overlap = self.scene.wording.overlap
-        mine = overlap.get(formula.id, 0.0)
-        return any(self.scene.scenario.get(other.id, 0.0) > 0.25 and overlap.get(other.id, 0.0) > 2 * mine
+        mine = self.base.vocabulary[formula.id]
+        return any(self.scene.scenario.get(other.id, 0.0) > 0.25 and not self._shape_stems(other) & mine
                    for other, _via, _extra in others if other.topic == formula.topic)
+
+    def _shape_stems(self, formula: Formula) -> frozenset[str]:
+        """The stems by which the question tells of a formula, less those that name its quantities."""
+        names = (self.base.name_stems[key] for key in formula.where.values())
+        return self.scene.told_stems[formula.id] - frozenset().union(*names)
 
     def _formulas_for(self, key: str) -> Iterator[tuple[Formula, str, float]]:
         """Yield formulas that give a quantity, a case of it, or what it is a case of, with the cost of that."""

@@ -11,8 +11,8 @@ from weakref import WeakKeyDictionary
 
 from tuili.knowledge.graph import Entity, Graph
 from tuili.knowledge.records import normalise
-from tuili.knowledge.text import stem
-from tuili.reason.verify import dimension
+from tuili.knowledge.text import content_stems, stem
+from tuili.reason.verify import base_unit, dimension
 
 _MOST = 20_000
 _SIDE_RARITY = 0.1
@@ -43,6 +43,11 @@ class Quantity:
     is_count: bool = False
 
     @property
+    def plain_unit(self) -> str:
+        """The unit in which formulas take it: what it counts, or SI base units."""
+        return self.unit if self.is_count else base_unit(self.unit)
+
+    @property
     def is_angle(self) -> bool:
         """Whether it is given in radians."""
         return self.unit in _ANGLE_UNITS
@@ -62,6 +67,11 @@ class Formula:
     source: str
     defaults: Mapping[str, str]
     no_solve: tuple[str, ...]
+
+    @property
+    def defines(self) -> str:
+        """The quantity that stands alone on the left, or ""."""
+        return self.where.get(self.expr.partition("=")[0].strip(), "")
 
     def symbol(self, quantity: str) -> str:
         """Return the symbol that stands for a quantity."""
@@ -205,6 +215,12 @@ class Formulary:
         """The stems of the words in each quantity's names."""
         return {key: frozenset(stem(word) for name in quantity.names for word in normalise(name).split()
                                if len(word) > 3) for key, quantity in self.quantities.items()}
+
+    @cached_property
+    def vocabulary(self) -> dict[str, frozenset[str]]:
+        """The stems of the words that tell of each formula: its name, description and scenario."""
+        return {formula.id: frozenset(content_stems(" ".join((formula.name, formula.description, *formula.scenario))))
+                for formula in self.formulas.values()}
 
     def properties(self, material: str) -> dict[str, Known]:
         """Return what is known of a material, by quantity."""

@@ -25,13 +25,12 @@ MAX_RANKED = 25
 
 @dataclass(frozen=True, slots=True)
 class Hypothesis:
-    """A ranked subject: its probability among all, and per finding what supports it."""
+    """A ranked subject: its probability among all, and per explained finding the fact and its log-odds."""
 
     entity: int
     probability: float
-    contributions: Mapping[int, float]
     facts: tuple[Fact, ...]
-    num_explained: int
+    contributions: tuple[float, ...]
 
 
 def rank(graph: Graph, query: Query, limit: int = MAX_RANKED) -> list[Hypothesis]:
@@ -44,8 +43,8 @@ def rank(graph: Graph, query: Query, limit: int = MAX_RANKED) -> list[Hypothesis
     scored = [_score(graph, number, support) for number in sorted(entities)]
     total = _log_sum([score for score, *_ in scored])
     ranked = sorted(scored, key=lambda item: (-item[0], graph.entity(item[1]).name))
-    return [Hypothesis(number, math.exp(score - total), parts, facts, len(facts))
-            for score, number, parts, facts in ranked[:limit]]
+    return [Hypothesis(number, math.exp(score - total), facts, parts)
+            for score, number, facts, parts in ranked[:limit]]
 
 
 def _support(graph: Graph, query: Query, constraint: Constraint) -> dict[int, Fact]:
@@ -71,16 +70,10 @@ def share(fact: Fact) -> float:
 
 
 def _score(graph: Graph, number: int, support: Mapping[int, Mapping[int, Fact]]
-           ) -> tuple[float, int, dict[int, float], tuple[Fact, ...]]:
-    parts, facts = {}, []
-    score = math.log1p(_documented(graph, number))
-    for index, by_entity in support.items():
-        fact = by_entity.get(number)
-        parts[index] = math.log((share(fact) if fact else 0.0) + BACKGROUND) - math.log(BACKGROUND)
-        score += parts[index]
-        if fact is not None:
-            facts.append(fact)
-    return score, number, parts, tuple(facts)
+           ) -> tuple[float, int, tuple[Fact, ...], tuple[float, ...]]:
+    facts = tuple(by_entity[number] for by_entity in support.values() if number in by_entity)
+    parts = tuple(math.log(share(fact) + BACKGROUND) - math.log(BACKGROUND) for fact in facts)
+    return math.log1p(_documented(graph, number)) + sum(parts), number, facts, parts
 
 
 def _documented(graph: Graph, number: int) -> float:

@@ -14,6 +14,7 @@ TO_PARENT = 0.2
 TO_CHILD = 0.5
 UNTOLD_CONSTANT = 3.2
 _SCENE_CONSTANT = 0.25
+_UNTOLD_PROPERTY = 0.5
 _EARLIER = 0.1
 _REMEMBERED = 0.35
 _MOST_GIVEN = 8
@@ -152,7 +153,8 @@ class Leaves:
         if not goal.above:
             return min(extra, 0.3) + self._lookup_cost + (0.0 if named else 1.5)
         is_special = via in self.base.descendants[goal.quantity]
-        return min(extra, 0.3) + (0.5 if is_special and not named else 0.0)
+        untold = 0.0 if named or goal.is_told else _UNTOLD_PROPERTY
+        return min(extra, 0.3) + untold + (0.5 if is_special and not named else 0.0)
 
     @cached_property
     def _lookup_cost(self) -> float:

@@ -101,10 +101,11 @@ def _solved(
             magnitude = _value(base, chain, key, known, steps)
             if magnitude is None:
                 return None
-            inputs[other] = magnitude
+            inputs[other] = convert(magnitude, base.quantities[key].unit, base.quantities[key].plain_unit)
     quantity = base.quantities[item.via]
     found = solve(formula.expr, symbol, inputs, positive=quantity.is_positive, no_solve=formula.no_solve)
     if found is not None:
+        found = convert(found, quantity.plain_unit, quantity.unit)
         steps.append(Step(formula.name, formula.expr, inputs, symbol, item.quantity, found, quantity.unit,
                           formula.source))
     return found

@@ -16,7 +16,7 @@ _SCENARIO_LACK = 0.3
 _AMBIGUOUS_LACK = 0.9
 _NAMED = 0.55
 _OVERLAP = 0.4
-_TOLD = 0.4
+_SPECIAL = 0.4
 _UNUSED = {"unit": 1.0, "money": 0.5, "bare": 0.25, "word": 0.05}
 _UNUSED_MATERIAL = 0.5
 
@@ -117,8 +117,19 @@ class Scene:
         return False
 
     def is_told(self, formula: Formula) -> bool:
-        """Whether the question's words tell of a formula."""
-        return bool(self.scenario.get(formula.id)) or self.fit[formula.id] >= _TOLD
+        """Whether the question tells of a formula: by its scenario, or by naming what only it defines."""
+        if self.scenario.get(formula.id):
+            return True
+        return formula.defines in self.named and self.base.rarity[formula.defines] > _SPECIAL
+
+    @cached_property
+    def told_stems(self) -> dict[str, frozenset[str]]:
+        """For each formula the stems of the question's words that tell of it."""
+        found: dict[str, set[str]] = {}
+        for mention in self.wording.of_kind("scenario", "formula"):
+            stems = {word.stem for word in self.wording.words[mention.first:mention.last + 1]}
+            found.setdefault(mention.ref, set()).update(stems)
+        return {key: frozenset(stems) for key, stems in found.items()}
 
     def formula_cost(self, formula: Formula) -> float:
         """The cost of using a formula: less if the question's words tell of it."""

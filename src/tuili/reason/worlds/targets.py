@@ -303,9 +303,7 @@ def _asked_units(wording: Wording) -> list[tuple[Unit, int]]:
         wanted = (before[-2:] == ["how", "many"] or before[-1:] in (["in"], ["to"], ["into"], ["of"], ["a"])
                   or before[-2:] in (["in", "degrees"], ["how", "much"]))
         at_end = all(word.is_mark for word in wording.words[at + 1:])
-        if wanted and _may_ask(before, unit, is_plural, wording, at) or (at_end and (is_plural or not unit.is_word)):
-            found.append((unit, at))
-        elif is_plural and before[-1:] == ["the"] and after and after[0].text == "of":
+        if (wanted and _may_ask(before, unit, is_plural, wording, at)) or (at_end and (is_plural or not unit.is_word)) or (is_plural and before[-1:] == ["the"] and after and after[0].text == "of"):
             found.append((unit, at))
     return found
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from tuili.knowledge.records import normalise
-from tuili.knowledge.text import FUNCTION_WORDS, content_stems, stem
+from tuili.knowledge.text import FUNCTION_WORDS, stem
 from tuili.knowledge.values import Found, find_values
 from tuili.reason.worlds.formulary import Formulary
 
@@ -78,9 +78,9 @@ class Lexicon:
             head = next((each for each in phrase.stems if each not in _PLACEHOLDERS), "")
             if head == phrase.stems[0]:
                 self.by_stem.setdefault(head, []).append(phrase)
-        for formula in base.formulas.values():
-            for each in content_stems(" ".join((formula.name, formula.description, *formula.scenario))):
-                self.formula_words.setdefault(each, set()).add(formula.id)
+        for key, stems in base.vocabulary.items():
+            for each in stems:
+                self.formula_words.setdefault(each, set()).add(key)
         most = math.log1p(len(base.formulas))
         self.rarity = {each: max(0.0, 1.0 - math.log1p(len(keys)) / most) for each, keys in self.formula_words.items()}
 
@@ -195,7 +195,7 @@ def _find(wanted: str, words: Sequence[Word], position: int, most: int, any_word
     for at in range(position, min(position + most + 1, len(words))):
         if words[at].stem == wanted:
             return at
-        if words[at].is_mark and words[at].text not in "-'’\"“”" or words[at].value >= 0:
+        if (words[at].is_mark and words[at].text not in "-'’\"“”") or words[at].value >= 0:
             return -1
         if not any_word and words[at].text.casefold() not in _FILLERS and words[at].text not in "-'’\"“”":
             return -1

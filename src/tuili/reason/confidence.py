@@ -1,0 +1,78 @@
+"""How sure an answer is: a logistic model over what is known of its reading and its evidence.
+
+The weights are fitted on the development questions by `recipes/fit_confidence.py`; how well they
+are calibrated is measured by `benchmarks/ask.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from functools import cache
+from importlib.resources import files
+
+from tuili.knowledge.link import Role
+from tuili.knowledge.query import Aggregate
+from tuili.reason.candidates import Candidates, Tried
+
+MAX_MARGIN = 2.0
+MAX_LINK = 1.5
+
+
+def features(found: Candidates) -> dict[str, float]:
+    """Return what speaks for and against the best reading."""
+    best = found.tried[0]
+    query, outcome = best.compiled.query, best.outcome
+    texts = [var.text for var in query.variables if var.text]
+    heavy = sum(not token.is_function_word for token in found.tokens)
+    named = {mention.value: mention for mention in best.compiled.mentions if mention.role == Role.ENTITY}
+    stated = sum(constraint.stated for constraint in query.constraints)
+    return {
+        "unexplained": float(len(query.unexplained)),
+        "foreign": float(_is_foreign(best)),
+        "described": float(bool(texts)),
+        "misfit": 1.0 - max((support.fit for support in outcome.found.values()), default=0.0) if texts else 0.0,
+        "described_words": min(sum(len(text.split()) for text in texts), 8) / 8,
+        "weakest_link": min((min(mention.score, MAX_LINK) for mention in named.values()), default=0.0),
+        "elsewhere": float(any(mention.how == "elsewhere" for mention in named.values())),
+        "misspelt": float(any(mention.how == "spelling" for mention in named.values())),
+        "unstated": 1.0 - stated / len(query.constraints) if query.constraints else 0.0,
+        "score_per_word": best.score / max(heavy, 1),
+        "margin": _margin(found),
+        "ask": float(query.aggregate == Aggregate.ASK),
+        "count": float(query.aggregate == Aggregate.COUNT),
+        "empty": float(not outcome.found),
+        "num_constraints": min(len(query.constraints), 6) / 6,
+    }
+
+
+def _margin(found: Candidates) -> float:
+    """Return how much better the best reading is than the next one with another outcome."""
+    best = found.tried[0]
+    own = set(best.outcome.found)
+    others = [tried.score for tried in found.tried[1:] if set(tried.outcome.found) != own]
+    return min(best.score - max(others), MAX_MARGIN) if others else MAX_MARGIN
+
+
+def _is_foreign(best: Tried) -> bool:
+    """Tell whether a word that is surely a name (dotted, with underscores or inner capitals) is not in the base."""
+    query = best.compiled.query
+    words = [*query.unexplained, *(word for var in query.variables for word in var.text.split())]
+    return any("." in word or "_" in word or any(char.isupper() for char in word[1:]) and word[-1:].islower()
+               for word in words)
+
+
+@cache
+def model(name: str) -> Mapping[str, float]:
+    """Return the fitted weights for one sort of answer ("search" or "derivation")."""
+    text = files("tuili.reason").joinpath("data/confidence.json").read_text(encoding="utf-8")
+    weights: dict[str, Mapping[str, float]] = json.loads(text)
+    return weights[name]
+
+
+def probability(name: str, values: Mapping[str, float]) -> float:
+    """Return the probability that an answer with these features is right."""
+    weights = model(name)
+    logit = weights["bias"] + sum(weight * values.get(key, 0.0) for key, weight in weights.items() if key != "bias")
+    return 1.0 / (1.0 + math.exp(-max(-30.0, min(30.0, logit))))
