@@ -28,12 +28,12 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
 demo: $(VENV)/.installed ## Bring models and knowledge bases, answer one question from each
 	$(BIN)/tuili models add minilm
 	$(BIN)/tuili models add smollm2-135m
-	$(BIN)/tuili kb add python
-	$(BIN)/tuili kb add formulas
-	$(BIN)/tuili kb add hpo
-	$(BIN)/tuili ask "Which parameter of json.dumps controls indentation?"
-	$(BIN)/tuili ask "A car accelerates from rest at 3 m/s² for 5 s. How far does it get?"
-	$(BIN)/tuili ask "Which diseases show ectopia lentis, arachnodactyly and aortic root aneurysm?"
+	$(BIN)/tuili kb add python --force
+	$(BIN)/tuili kb add formulas --force
+	$(BIN)/tuili kb add hpo --force
+	$(BIN)/tuili ask --explain "Which parameter of json.dumps controls indentation?"
+	$(BIN)/tuili ask --explain "A car accelerates from rest at 3 m/s² for 5 s. How far does it get?"
+	$(BIN)/tuili ask --explain "Which diseases show ectopia lentis, arachnodactyly and aortic root aneurysm?"
 
 test: $(VENV)/.installed-dev ## Bring models and knowledge bases into .tuili, run every test
 	TUILI_HOME=$(TEST_HOME) $(BIN)/python scripts/bring.py
@@ -50,7 +50,7 @@ check: $(VENV)/.installed-dev ## Lint, types, layers, sizes, generated documents
 
 bench: $(VENV)/.installed-dev ## Run every benchmark, write its results and the tables
 	TUILI_HOME=$(TEST_HOME) $(BIN)/python scripts/bring.py
-	@for file in benchmarks/[a-z]*.py; do \
+	@for file in $(filter-out benchmarks/runner.py,$(wildcard benchmarks/*.py)); do \
 	    name=$$(basename $$file .py); echo "$$name"; \
 	    TUILI_HOME=$(TEST_HOME) $(BIN)/python $$file --out benchmarks/results/$$name.json || exit 1; \
 	done

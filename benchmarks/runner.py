@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 DEFAULT_DATA = ROOT.parent / "shared" / "data"
 NUM_RESAMPLES = 2000
 HEARTBEAT_S = 5.0
+Z_95 = 1.96
 T = TypeVar("T")
 
 
@@ -178,12 +179,16 @@ def share(
 def half_width(values: Sequence[float], groups: Sequence[Hashable] | None = None) -> float | None:
     """Return half the width of the 95 % percentile bootstrap interval of the mean.
 
-    Values of one group (the wordings of one question) are drawn together. Source: Efron and
-    Tibshirani, "An Introduction to the Bootstrap", 1993, section 13.3. O(resamples * groups).
+    Values of one group (the wordings of one question) are drawn together. Where all values are the
+    same, resampling shows no spread; Wilson's interval for a share of 0 or 1 is taken then.
+    Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, section 13.3; Wilson,
+    "Probable Inference", JASA 22, 1927. O(resamples * groups).
     """
     if not len(values):
         return None
     sums, counts = _by_group(values, groups)
+    if len(set(values)) == 1:
+        return Z_95**2 / (len(sums) + Z_95**2) / 2
     picked = np.random.default_rng(0).integers(len(sums), size=(NUM_RESAMPLES, len(sums)))
     means = sums[picked].sum(axis=1) / counts[picked].sum(axis=1)
     low, high = np.quantile(means, (0.025, 0.975))

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tuili.knowledge.graph import Graph
     from tuili.model.encoder import Encoder
 
-NUM_CANDIDATES = 100
+NUM_CANDIDATES = 50
 
 
 class Peer(Protocol):
@@ -38,7 +38,7 @@ class Bm25:
     name = "BM25 retrieval"
 
     def rank(self, text: str, graph: Graph) -> Sequence[int]:
-        """Return the best hundred entities by BM25 over name, aliases and description."""
+        """Return the best entities by BM25 over name, aliases and description."""
         return [number for number, _ in graph.search(text, limit=NUM_CANDIDATES)]
 
 
@@ -52,7 +52,7 @@ class Dense:
         self.vectors: dict[tuple[str, int], np.ndarray] = {}
 
     def rank(self, text: str, graph: Graph) -> Sequence[int]:
-        """Return BM25's best hundred by cosine similarity; an entity's vector is computed once."""
+        """Return BM25's best by cosine similarity; an entity's vector is computed once."""
         ids = Bm25().rank(text, graph)
         missing = [number for number in ids if (graph.name, number) not in self.vectors]
         texts = [entity_text(entity) for entity in graph.entities(missing)]

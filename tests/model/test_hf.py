@@ -13,7 +13,7 @@ MESSAGES = [{"role": "user", "content": "Say: the default of maxsize in functool
 
 
 @pytest.fixture(scope="module")
-def model():
+def model(models):
     return LanguageModel.load("smollm2-135m")
 
 
@@ -88,7 +88,7 @@ def test_a_missing_transformers_names_the_extra(monkeypatch):
 
 
 @pytest.fixture
-def tiny(tmp_path):
+def tiny(tmp_path, models):
     """A tiny Llama with the real tokenizer, made on the spot."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -107,7 +107,7 @@ def tiny(tmp_path):
         torch.manual_seed(0)
         LlamaForCausalLM(config).save_pretrained(folder)
     for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(packaged.ensure("smollm2-135m") / name, folder)
+        shutil.copy(models / "smollm2-135m" / name, folder)
     return folder
 
 

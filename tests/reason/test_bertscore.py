@@ -104,7 +104,7 @@ TEXTS = [
 
 
 @pytest.fixture(scope="module")
-def vectors():
+def vectors(models):
     from tuili.model.encoder import Encoder
 
     return Encoder.load("minilm").token_vectors(TEXTS)

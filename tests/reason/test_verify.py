@@ -45,7 +45,9 @@ def test_division_by_zero_has_no_value() -> None:
 
 
 def test_exponentials() -> None:
-    assert solve("K = P*(1 + r)**n", "n", {"K": 200.0, "P": 100.0, "r": 0.06}) == pytest.approx(math.log(2) / math.log(1.06))
+    assert solve("K = P*(1 + r)**n", "n", {"K": 200.0, "P": 100.0, "r": 0.06}) == pytest.approx(
+        math.log(2) / math.log(1.06)
+    )
     assert solve("p = -log(c, 10)", "c", {"p": 5.0}) == pytest.approx(1e-5)
 
 
@@ -80,16 +82,31 @@ def test_unknown_units_are_refused() -> None:
         dimension("bananas per furlough")
 
 
-@pytest.mark.parametrize(("expr", "units", "expected"), [
-    ("E = m*v**2/2", {"E": "joule", "m": "kilogram", "v": "meter / second"}, True),
-    ("E = m*v/2", {"E": "joule", "m": "kilogram", "v": "meter / second"}, False),
-    ("s = v*t + a*t**2/2", {"s": "meter", "v": "meter / second", "t": "second", "a": "meter / second ** 2"}, True),
-    ("s = v + a*t", {"s": "meter", "v": "meter / second", "t": "second", "a": "meter / second ** 2"}, False),
-    ("d = T2 - T1", {"d": "kelvin", "T2": "kelvin", "T1": "kelvin"}, True),
-    ("R = v**2*sin(2*a)/g", {"R": "meter", "v": "meter / second", "a": "radian", "g": "meter / second ** 2"}, True),
-    ("N = M*exp(-l*t)", {"N": "", "M": "", "l": "1 / second", "t": "second"}, True),
-    ("N = M*exp(-l*t)", {"N": "", "M": "", "l": "1 / second", "t": "meter"}, False),
-    ("T = 2*pi*sqrt(L/g)", {"T": "second", "L": "meter", "g": "meter / second ** 2"}, True),
-])
+@pytest.mark.parametrize(
+    ("expr", "units", "expected"),
+    [
+        ("E = m*v**2/2", {"E": "joule", "m": "kilogram", "v": "meter / second"}, True),
+        ("E = m*v/2", {"E": "joule", "m": "kilogram", "v": "meter / second"}, False),
+        (
+            "s = v*t + a*t**2/2",
+            {"s": "meter", "v": "meter / second", "t": "second", "a": "meter / second ** 2"},
+            True,
+        ),
+        (
+            "s = v + a*t",
+            {"s": "meter", "v": "meter / second", "t": "second", "a": "meter / second ** 2"},
+            False,
+        ),
+        ("d = T2 - T1", {"d": "kelvin", "T2": "kelvin", "T1": "kelvin"}, True),
+        (
+            "R = v**2*sin(2*a)/g",
+            {"R": "meter", "v": "meter / second", "a": "radian", "g": "meter / second ** 2"},
+            True,
+        ),
+        ("N = M*exp(-l*t)", {"N": "", "M": "", "l": "1 / second", "t": "second"}, True),
+        ("N = M*exp(-l*t)", {"N": "", "M": "", "l": "1 / second", "t": "meter"}, False),
+        ("T = 2*pi*sqrt(L/g)", {"T": "second", "L": "meter", "g": "meter / second ** 2"}, True),
+    ],
+)
 def test_both_sides_have_one_dimension(expr: str, units: dict[str, str], expected: bool) -> None:
     assert is_consistent(expr, units) is expected

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tuili.cli.output import is_terminal, print_json, progress, say
+from tuili.cli.output import UTF8, is_terminal, print_json, progress
 from tuili.errors import InputError, UsageError
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ GRAPH_SUFFIXES = (".html", ".svg", ".png")
 
 
 @click.command(name="ask")
-@click.argument("question", required=False)
+@click.argument("question", required=False, type=UTF8)
 @click.option("--kb", help="The knowledge base; without it the one that fits the question.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object with everything that is known.")
 @click.option("--explain", is_flag=True, help="Show the path, what was pruned, links and timings; on a terminal: always.")
@@ -100,5 +100,3 @@ def _check_usage(question: str | None, questions: Path | None, graph: Path | Non
     if is_silent:
         raise UsageError("--explain has no effect with --json, which holds the explanation, or --quiet; leave one out")
 
-
-__all__ = ["ask", "command", "say", "show"]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from tuili.cli.output import OnProgress, print_json, progress, say
+from tuili.cli.output import UTF8, OnProgress, print_json, progress, say
 
 EVERY = 10_000
 MAX_BAD_SHOWN = 20
@@ -97,7 +97,7 @@ def ls(as_json: bool) -> None:
 
 @command.command()
 @click.argument("name")
-@click.argument("entity", default="")
+@click.argument("entity", default="", type=UTF8)
 @as_json_option
 def show(name: str, entity: str, as_json: bool) -> None:
     """Show what the base NAME is made of, or what it says about one ENTITY.
@@ -202,11 +202,11 @@ def fact() -> None:
 
 @fact.command(name="add")
 @click.argument("name")
-@click.argument("subject")
-@click.argument("relation")
-@click.argument("object_", metavar="OBJECT")
+@click.argument("subject", type=UTF8)
+@click.argument("relation", type=UTF8)
+@click.argument("object_", metavar="OBJECT", type=UTF8)
 @click.option("--weight", type=float, default=1.0, show_default=True, help="How sure the fact is, from 0.")
-@click.option("--source", default="", help="Where the fact is stated.")
+@click.option("--source", default="", type=UTF8, help="Where the fact is stated.")
 @as_json_option
 def add_fact(
     name: str, subject: str, relation: str, object_: str, weight: float, source: str, as_json: bool
@@ -229,9 +229,9 @@ def add_fact(
 
 @fact.command(name="retract")
 @click.argument("name")
-@click.argument("subject")
-@click.argument("relation")
-@click.argument("object_", metavar="OBJECT")
+@click.argument("subject", type=UTF8)
+@click.argument("relation", type=UTF8)
+@click.argument("object_", metavar="OBJECT", type=UTF8)
 @as_json_option
 def retract_fact(name: str, subject: str, relation: str, object_: str, as_json: bool) -> None:
     """Take a fact of the base NAME back.

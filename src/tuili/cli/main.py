@@ -83,9 +83,9 @@ def main(args: Sequence[str] | None = None) -> int:
     """
     _make_streams_printable()
     if os.environ.get("TUILI_DEBUG") not in (None, "", "0"):
-        return int(command.main(args=_readable(args), prog_name="tuili", standalone_mode=False) or 0)
+        return int(command.main(args=_listed(args), prog_name="tuili", standalone_mode=False) or 0)
     try:
-        status = int(command.main(args=_readable(args), prog_name="tuili", standalone_mode=False) or 0)
+        status = int(command.main(args=_listed(args), prog_name="tuili", standalone_mode=False) or 0)
         _flush()
         return status
     except click.ClickException as error:
@@ -103,6 +103,7 @@ def main(args: Sequence[str] | None = None) -> int:
         return _exit_code(error)
     except OSError as error:
         click.echo(f"error: {error.strerror or error}{f': {error.filename}' if error.filename else ''}", err=True)
+        _abandon_stdout()
         return 1
     except MemoryError:
         click.echo("error: out of memory; ask for less at once, or give the process more", err=True)
@@ -114,16 +115,8 @@ def main(args: Sequence[str] | None = None) -> int:
         return 1
 
 
-def _readable(args: Sequence[str] | None) -> list[str]:
-    """Return the arguments; those in UTF-8 are read as such even where the locale says otherwise."""
-    return [_as_utf8(arg) for arg in (sys.argv[1:] if args is None else args)]
-
-
-def _as_utf8(arg: str) -> str:
-    try:
-        return arg if arg.isascii() else os.fsencode(arg).decode("utf-8")
-    except UnicodeError:
-        return arg
+def _listed(args: Sequence[str] | None) -> list[str] | None:
+    return None if args is None else list(args)
 
 
 def _exit_code(error: SystemExit) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +16,21 @@ HEARTBEAT_S = 10.0
 
 # Stage, things done, things in all (0 if nobody knows).
 OnProgress = Callable[[str, int, int], None]
+
+
+class Utf8(click.types.StringParamType):
+    """A text argument: UTF-8 is read as such even where the locale says otherwise."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the text; bytes that are no UTF-8 stay lone surrogates, which are refused later."""
+        text = super().convert(value, param, ctx)
+        try:
+            return text if text.isascii() else os.fsencode(text).decode("utf-8")
+        except UnicodeError:
+            return text
+
+
+UTF8 = Utf8()
 
 
 def print_json(value: Any) -> None:

@@ -15,9 +15,10 @@ from tuili.knowledge.link import Mention
 from tuili.knowledge.pieces import Piece, Pieces, cut
 from tuili.knowledge.query import Aggregate, Constraint, Query, Var
 from tuili.knowledge.segment import Reading
-from tuili.knowledge.text import Token, is_light
+from tuili.knowledge.text import OPENING_WORDS, Token, is_light
 
 _AUXILIARY_AFTER_WH = frozenset("do does did can could has have had will would should must may might".split())
+_ODD_QUESTION_WORDS = frozenset("who whom whose when why".split())
 _MAX_DISTANCE = 20
 _MAX_CHECKED = 60
 _UNREAL_RANK = 4
@@ -176,6 +177,9 @@ class Compiler:
         links, loose = self._span(parts, pieces)
         if loose:
             return None
+        if self._is_pointless(parts, pieces, links, aggregate, target):
+            return None
+        unexplained += self._odd_question_word(parts, pieces, links, target)
         query, realised = self._query(parts, pieces, links, aggregate, target, counted, unexplained)
         unrealised = sum(_LOST_NOUN if mention.noun else _LOST_VERB for mention in parts.relations
                          if not any(link.relation == mention.value for link in links))
@@ -205,6 +209,25 @@ class Compiler:
     def _copy(piece: Piece) -> Piece:
         return Piece(piece.start, piece.end, piece.kinds, list(piece.members), list(piece.text), piece.label,
                      list(piece.negated), piece.any_of, piece.ordinal, piece.plural, piece.implied, piece.named_kind)
+
+    def _is_pointless(self, parts: Pieces, pieces: Sequence[Piece], links: Sequence[Link], aggregate: Aggregate,
+                      target: int) -> bool:
+        """Tell whether a reading can't be meant: a list for a yes/no question, or all that is not something."""
+        if target < 0 or aggregate == Aggregate.ASK:
+            return False
+        invites = parts.wh >= 0 or any(token.text.casefold() in OPENING_WORDS for token in self.tokens)
+        if parts.asks and aggregate == Aggregate.LIST and not invites and not pieces[target].any_of:
+            return True
+        around = [link for link in links if target in (link.left, link.right)]
+        others = [pieces[link.right if link.left == target else link.left] for link in around]
+        return bool(others) and pieces[target].is_open and not pieces[target].text and all(
+            other.members and all(other.negated) for other in others)
+
+    def _odd_question_word(self, parts: Pieces, pieces: Sequence[Piece], links: Sequence[Link], target: int) -> tuple[str, ...]:
+        """Return "who", "when" or "why" where nothing in the question says what the base could answer to it."""
+        word = self.tokens[parts.wh].text.casefold() if parts.wh >= 0 else ""
+        stated = any(link.mention is not None and target in (link.left, link.right) for link in links)
+        return (word,) if word in _ODD_QUESTION_WORDS and not stated else ()
 
     # -- what is asked -------------------------------------------------------------------------
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar
@@ -123,8 +124,9 @@ class Graph:
         missing = [number for number in dict.fromkeys(ids) if number not in self._entities]
         for chunk in _batched(missing):
             marks = ",".join("?" * len(chunk))
-            for row in self._rows(f"SELECT * FROM node WHERE id IN ({marks})", chunk):
-                self._entities[row[0]] = _entity(row)
+            with _damage(self.name):
+                for row in self._rows(f"SELECT * FROM node WHERE id IN ({marks})", chunk):
+                    self._entities[row[0]] = _entity(row)
         if lost := [number for number in missing if number not in self._entities]:
             raise StoreError(f"{self.name} is damaged: it has no entity {lost[0]}; build it anew")
         return [self._entities[number] for number in ids]
@@ -164,7 +166,8 @@ class Graph:
         if key not in self._facts:
             end = "object" if inverse else "subject"
             select = f"{_FACTS} INDEXED BY {_INDEX_OF[end]} WHERE {end} = ? ORDER BY id"
-            stored = [self._fact(row) for row in self._rows(select, (node,))] if node > 0 else []
+            with _damage(self.name):
+                stored = [self._fact(row) for row in self._rows(select, (node,))] if node > 0 else []
             extra = [fact for fact in self._overlay if (fact.object if inverse else fact.subject) == node]
             self._facts[key] = tuple(stored + extra)
         return self._facts[key]
@@ -286,17 +289,22 @@ def _batched(items: Sequence[object]) -> Iterable[Sequence[object]]:
 
 def _record(make: Callable[..., R], data: str) -> R:
     """Make a kind or a relation of its JSON, lists turned back into tuples."""
-    fields = parse_data(data)
-    try:
+    with _damage("the knowledge base"):
+        fields = parse_data(data)
         if "qualifiers" in fields:
             fields["qualifiers"] = {key: tuple(words) for key, words in fields["qualifiers"].items()}
         return make(
             **{key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
         )
+
+
+@contextlib.contextmanager
+def _damage(name: str) -> Iterator[None]:
+    """Say of a row that holds other types than were written that the file is damaged."""
+    try:
+        yield
     except (AttributeError, TypeError) as error:
-        raise StoreError(
-            f"the knowledge base is damaged: {data[:40]!r} is no record; build it anew"
-        ) from error
+        raise StoreError(f"{name} is damaged: a row can't be read ({error}); build it anew") from error
 
 
 def _entity(row: Sequence[Any]) -> Entity:

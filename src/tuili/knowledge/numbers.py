@@ -20,7 +20,8 @@ _ONES = {word: float(number) for number, word in enumerate(
     " seventeen eighteen nineteen".split())}
 _TENS = {word: float(number) for number, word in zip(
     range(20, 100, 10), "twenty thirty forty fifty sixty seventy eighty ninety".split(), strict=True)}
-_PARTS = {"half": 1 / 2, "third": 1 / 3, "quarter": 1 / 4, "fifth": 1 / 5, "tenth": 1 / 10, "hundredth": 1 / 100,
+_PARTS = {"half": 1 / 2, "third": 1 / 3, "quarter": 1 / 4, "fifth": 1 / 5, "tenth": 1 / 10,
+          "hundredth": 1 / 100,
           "thousandth": 1 / 1000}
 _DIGITS = re.compile(
     r"""(?P<mantissa>\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?       # 1,500.25
@@ -32,7 +33,9 @@ _DIGITS = re.compile(
             |(?P<super>[⁻⁺]?[⁰¹²³⁴⁵⁶⁷⁸⁹]+)|(?P<plain>[-−]\d+)))?
     (?P<vulgar>\s?[½¼¾⅓⅔⅛⅕⅒])?
     (?:\s*/\s*(?P<under>\d+)(?![\d.]*\d|\s*\w*/))?
-    (?:[\s-]+(?P<scale>hundred|thousand|million|billion|trillion|dozen|mio|bn)\b)?""", re.VERBOSE | re.IGNORECASE)
+
+    (?:[\s-]+(?P<scale>hundred|thousand|million|billion|trillion|dozen|mio|bn)\b)?""",
+    re.VERBOSE | re.IGNORECASE)
 _TEN_POWER = re.compile(r"10(?:(?:\^|\*\*)[({]?([-+−]?\d+)[)}]?|([⁻⁺]?[⁰¹²³⁴⁵⁶⁷⁸⁹]+))")
 _WORD = re.compile(r"[^\W\d_]+")
 
@@ -135,7 +138,7 @@ def _sign(text: str, start: int) -> tuple[float, int]:
     before = text[:start]
     if re.search(r"(?:^|[\s(=:])[-−]$", before) and not re.search(r"(?:\d|°[CF]?|%)\s+[-−]$", before[-6:]):
         return -1.0, start - 1
-    if re.search(r"\b(?:to|and|from|of|is|at|minus)\s+[-−]\s?$", before) or re.search(r"\bminus\s+$", before, re.I):
+    if re.search(r"\b(?:to|and|from|of|is|at)\s+[-−]\s?$|\bminus\s+(?:[-−]\s?)?$", before, re.IGNORECASE):
         return -1.0, re.search(r"(?:minus\s+|[-−]\s?)$", before, re.I).start()  # type: ignore[union-attr]
     return 1.0, start
 
@@ -190,8 +193,9 @@ def _run(text: str, start: int) -> Iterator[tuple[str, int]]:
 
 
 _PART = re.compile(
-    r"(?:(?P<count>a|an|one|two|three|four|five|seven|nine)[ -])?(?P<part>half|third|quarter|fifth|tenth|hundredth"
-    r"|thousandth)s?(?:\s+of)?\s+(?:an?\s+|the\s+)?(?=[^\W\d_])", re.IGNORECASE)
+    r"(?:(?P<count>a|an|one|two|three|four|five|seven|nine)[ -])?"
+    r"(?P<part>half|third|quarter|fifth|tenth|hundredth|thousandth)s?(?:\s+of)?\s+(?:an?\s+|the\s+)?(?=[^\W\d_])",
+    re.IGNORECASE)
 
 
 def _part(text: str, start: int) -> Numeral | None:

@@ -44,7 +44,7 @@ LIGHT_WORDS = frozenset(
     typical typically usual usually certain particular particularly single whole yes true correct answer
     entry entries item whether complain complains suffer suffers eye his her he she one's plus way ways leaving
     listed registered recorded annotated documented written put word words instead simply really possess possesses
-    tree ontology hierarchy medical doctor doctors database described describes proper record records
+    tree ontology hierarchy medical database described describes proper record records
     must want wanted like interested tell told add added go goes going get gets got
     object objects instance instances calling caller callers chosen choose chooses supplied supply mention mentioning
     valid allowed nobody taken takes declared deciding able remember somewhere live lives ultimately clause handle

@@ -8,7 +8,8 @@ from functools import cache
 
 MONEY = {"€": "euro", "$": "dollar", "£": "pound", "¥": "yen"}
 _MONEY_WORDS = re.compile(
-    r"(?:euros?|eur|dollars?|usd|us\$|pounds? sterling|gbp|yen|jpy|francs?|chf|rupees?|cents?|€|\$|£|¥)(?![^\W\d_])",
+    r"(?:euros?|eur|dollars?|usd|us\$|pounds? sterling|gbp|yen|jpy|francs?|chf|rupees?|cents?|€|\$|£|¥)"
+    r"(?![^\W\d_])",
     re.IGNORECASE)
 
 _PREFIXES = {"f": "femto", "p": "pico", "n": "nano", "µ": "micro", "μ": "micro", "u": "micro", "m": "milli",
@@ -16,35 +17,38 @@ _PREFIXES = {"f": "femto", "p": "pico", "n": "nano", "µ": "micro", "μ": "micro
 _PREFIXED_SYMBOLS = {
     "m": "meter", "g": "gram", "s": "second", "A": "ampere", "K": "kelvin", "mol": "mole", "Hz": "hertz",
     "N": "newton", "Pa": "pascal", "J": "joule", "W": "watt", "C": "coulomb", "V": "volt", "F": "farad",
-    "Ω": "ohm", "Ω": "ohm", "ohm": "ohm", "S": "siemens", "H": "henry", "T": "tesla", "Wb": "weber",
+    "Ω": "ohm", "\u2126": "ohm", "ohm": "ohm", "S": "siemens", "H": "henry", "T": "tesla", "Wb": "weber",
     "lm": "lumen", "lx": "lux", "Bq": "becquerel", "Gy": "gray", "Sv": "sievert", "L": "liter", "l": "liter",
-    "eV": "electron_volt", "bar": "bar", "cal": "calorie", "Wh": "watt_hour", "Ah": "ampere_hour",
+    "eV": "electron_volt", "cd": "candela", "bar": "bar", "cal": "calorie", "Wh": "watt_hour",
+    "Ah": "ampere_hour",
 }
 _SYMBOLS = {
     "min": "minute", "h": "hour", "hr": "hour", "hrs": "hour", "sec": "second", "secs": "second", "d": "day",
     "yr": "year", "yrs": "year", "t": "metric_ton", "°": "degree", "º": "degree", "°C": "degree_Celsius",
     "ºC": "degree_Celsius", "℃": "degree_Celsius", "°F": "degree_Fahrenheit", "ºF": "degree_Fahrenheit",
-    "degC": "degree_Celsius", "degF": "degree_Fahrenheit", "deg": "degree", "rad": "radian", "mrad": "milliradian",
-    "ha": "hectare", "atm": "atmosphere", "mmHg": "mmHg", "psi": "psi", "ft": "foot", "lb": "pound",
-    "lbs": "pound", "oz": "ounce", "gal": "gallon", "mi": "mile", "yd": "yard", "mph": "mile / hour",
-    "kph": "kilometer / hour", "kmh": "kilometer / hour", "km/hr": "kilometer / hour", "rpm": "revolution / minute",
-    "rps": "revolution / second", "kn": "knot", "hp": "horsepower", "M": "mole / liter", "mM": "millimole / liter",
-    "D": "1 / meter", "dpt": "1 / meter", "Nm": "newton * meter", "kNm": "kilonewton * meter", "Ns": "newton * second",
-    "Vs": "volt * second", "As": "ampere * second", "Js": "joule * second", "Ωm": "ohm * meter", "Ωm": "ohm * meter",
-    "%": "percent", "‰": "permille", "ppm": "ppm", "Å": "angstrom", "ly": "light_year", "AU": "astronomical_unit",
-    "dB": "decibel", "VA": "volt * ampere", "cc": "centimeter ** 3", "amp": "ampere", "amps": "ampere",
+    "degC": "degree_Celsius", "degF": "degree_Fahrenheit", "deg": "degree", "rad": "radian",
+    "mrad": "milliradian", "ha": "hectare", "atm": "atmosphere", "mmHg": "mmHg", "psi": "psi", "ft": "foot",
+    "lb": "pound", "lbs": "pound", "oz": "ounce", "gal": "gallon", "mi": "mile", "yd": "yard",
+    "mph": "mile / hour", "kph": "kilometer / hour", "kmh": "kilometer / hour", "km/hr": "kilometer / hour",
+    "rpm": "revolution / minute", "rps": "revolution / second", "kn": "knot", "hp": "horsepower",
+    "M": "mole / liter", "mM": "millimole / liter", "D": "1 / meter", "dpt": "1 / meter",
+    "Nm": "newton * meter", "kNm": "kilonewton * meter", "Ns": "newton * second", "Vs": "volt * second",
+    "As": "ampere * second", "Js": "joule * second", "Ωm": "ohm * meter", "\u2126m": "ohm * meter",
+    "%": "percent", "‰": "permille", "ppm": "ppm", "Å": "angstrom", "ly": "light_year",
+    "AU": "astronomical_unit", "dB": "decibel", "VA": "volt * ampere", "cc": "centimeter ** 3",
+    "amp": "ampere", "amps": "ampere",
 }
 _PREFIXED_NAMES = {
-    "meter": "meter", "metre": "meter", "gram": "gram", "gramme": "gram", "second": "second", "ampere": "ampere",
-    "amp": "ampere", "kelvin": "kelvin", "mole": "mole", "mol": "mole", "hertz": "hertz", "newton": "newton",
-    "pascal": "pascal", "joule": "joule", "watt": "watt", "coulomb": "coulomb", "volt": "volt", "farad": "farad",
-    "ohm": "ohm", "siemens": "siemens", "henry": "henry", "tesla": "tesla", "weber": "weber", "lumen": "lumen",
-    "lux": "lux", "becquerel": "becquerel", "gray": "gray", "sievert": "sievert", "liter": "liter",
-    "litre": "liter", "electronvolt": "electron_volt", "electron volt": "electron_volt",
-    "electron-volt": "electron_volt", "bar": "bar", "calorie": "calorie", "watt hour": "watt_hour",
-    "watt-hour": "watt_hour", "watthour": "watt_hour", "ampere hour": "ampere_hour", "ampere-hour": "ampere_hour",
-    "amp hour": "ampere_hour", "amp-hour": "ampere_hour", "radian": "radian", "ton": "metric_ton",
-    "tonne": "metric_ton",
+    "meter": "meter", "metre": "meter", "gram": "gram", "gramme": "gram", "second": "second",
+    "ampere": "ampere", "amp": "ampere", "kelvin": "kelvin", "mole": "mole", "mol": "mole", "hertz": "hertz",
+    "newton": "newton", "pascal": "pascal", "joule": "joule", "watt": "watt", "coulomb": "coulomb",
+    "volt": "volt", "farad": "farad", "ohm": "ohm", "siemens": "siemens", "henry": "henry", "tesla": "tesla",
+    "weber": "weber", "lumen": "lumen", "lux": "lux", "becquerel": "becquerel", "gray": "gray",
+    "sievert": "sievert", "liter": "liter", "litre": "liter", "electronvolt": "electron_volt",
+    "electron volt": "electron_volt", "electron-volt": "electron_volt", "bar": "bar", "calorie": "calorie",
+    "watt hour": "watt_hour", "watt-hour": "watt_hour", "watthour": "watt_hour",
+    "ampere hour": "ampere_hour", "ampere-hour": "ampere_hour", "amp hour": "ampere_hour",
+    "amp-hour": "ampere_hour", "radian": "radian", "ton": "metric_ton", "tonne": "metric_ton",
 }
 _NAMES = {
     "minute": "minute", "hour": "hour", "day": "day", "week": "week", "month": "month", "year": "year",
@@ -52,15 +56,15 @@ _NAMES = {
     "tonne": "metric_ton", "metric ton": "metric_ton", "metric tonne": "metric_ton", "degree": "degree",
     "degree celsius": "degree_Celsius", "degree c": "degree_Celsius", "degree centigrade": "degree_Celsius",
     "celsius": "degree_Celsius", "centigrade": "degree_Celsius", "degree fahrenheit": "degree_Fahrenheit",
-    "fahrenheit": "degree_Fahrenheit", "degree kelvin": "kelvin", "dioptre": "1 / meter", "diopter": "1 / meter",
-    "dioptrie": "1 / meter", "hectare": "hectare", "acre": "acre", "atmosphere": "atmosphere", "mile": "mile",
-    "nautical mile": "nautical_mile", "foot": "foot", "feet": "foot", "inch": "inch", "inche": "inch",
-    "yard": "yard", "pound": "pound", "ounce": "ounce", "gallon": "gallon", "knot": "knot",
-    "horsepower": "horsepower", "molar": "mole / liter", "light year": "light_year", "light-year": "light_year",
-    "lightyear": "light_year", "angstrom": "angstrom", "astronomical unit": "astronomical_unit",
-    "parsec": "parsec", "decibel": "decibel", "percent": "percent", "per cent": "percent", "kilo": "kilogram",
-    "micron": "micrometer", "henrie": "henry", "millimolar": "millimole / liter",
-    "sec": "second",
+    "fahrenheit": "degree_Fahrenheit", "degree kelvin": "kelvin", "dioptre": "1 / meter",
+    "diopter": "1 / meter", "dioptrie": "1 / meter", "hectare": "hectare", "acre": "acre",
+    "atmosphere": "atmosphere", "mile": "mile", "nautical mile": "nautical_mile", "foot": "foot",
+    "feet": "foot", "inch": "inch", "inche": "inch", "yard": "yard", "pound": "pound", "ounce": "ounce",
+    "gallon": "gallon", "knot": "knot", "horsepower": "horsepower", "molar": "mole / liter",
+    "light year": "light_year", "light-year": "light_year", "lightyear": "light_year",
+    "angstrom": "angstrom", "astronomical unit": "astronomical_unit", "parsec": "parsec",
+    "decibel": "decibel", "percent": "percent", "per cent": "percent", "kilo": "kilogram",
+    "micron": "micrometer", "henrie": "henry", "millimolar": "millimole / liter", "sec": "second",
 }
 _CYCLES = frozenset("revolution rotation turn cycle oscillation vibration swing beat time".split())
 _POWER_WORDS = {"squared": 2, "cubed": 3, "square": 2, "cubic": 3, "sq": 2, "cu": 3, "sq.": 2, "cu.": 3}
@@ -133,19 +137,27 @@ def read_rate(text: str, start: int) -> Unit | None:
     if cycle and cycle.group(1).casefold() in _CYCLES:
         unit = _rate(text, Unit("revolution", cycle.end()))
         return unit if unit.text != "revolution" else None
-    unit = _rate(text, Unit("", start))
-    return unit if unit.text else None
+    thing = re.compile(r"\s+[^\W\d_]+(?=\s+per\s)").match(text, start)
+    for begin in (start, thing.end() if thing else start):
+        unit = _rate(text, Unit("", begin))
+        if unit.text:
+            return unit
+    return None
 
 
 def _rate(text: str, unit: Unit) -> Unit:
     """Extend a unit by "per ..." if that follows."""
     per = _PER.match(text, unit.end)
+    other_money = per and _MONEY_WORDS.match(text, per.end())
+    if unit.is_money and other_money:
+        return Unit("", other_money.end())
     denominator = per and _term(text, per.end())
     if not per or not denominator or not denominator.text:
         return unit
     if re.search(r"\ba", per.group(), re.I) and not _is_rate_base(denominator.text):
         return unit
-    joined = f"{unit.text or 1} / {_wrap(denominator.text) if '*' not in denominator.text else f'({denominator.text})'}"
+    below = f"({denominator.text})" if "*" in denominator.text else _wrap(denominator.text)
+    joined = f"{unit.text or 1} / {below}"
     return Unit(joined, denominator.end, unit.is_money, denominator.is_word)
 
 
@@ -206,11 +218,13 @@ def _may_follow(text: str, start: int, last: Unit, factor: Unit, is_below: bool)
         return False
     written = text[start:factor.end]
     if last.is_word and factor.is_word:
-        return factor.text in {"meter", "second", "hour"} and last.text not in {"meter", "kilometer", "centimeter"}
+        is_length = last.text.endswith("meter")
+        return factor.text in {"meter", "second", "hour"} and not is_length
     if re.search(r"[\^²³⁻]|-\d", written):
         return True
     is_base = re.search(r"(newton|joule|watt|ohm|pascal|volt|weber|tesla)$", last.text) is not None
-    return not factor.is_word and written in _SPACED_SYMBOLS and (is_base or is_below or last.text == "kilogram")
+    may_multiply = is_base or is_below or last.text == "kilogram"
+    return not factor.is_word and written in _SPACED_SYMBOLS and may_multiply
 
 
 def _factor(text: str, start: int) -> Unit | None:

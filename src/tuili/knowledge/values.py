@@ -12,18 +12,38 @@ from tuili.knowledge.units import MONEY, Unit, read_rate, read_unit
 
 MAX_VALUES = 60
 _OFFSET = re.compile(r"[-\s\u00a0]*")
-_RANGE = re.compile(r"\s*(?:(?:mark\s+)?(?:up |down |on )?to(?: the| a)?|→|->|–|—|(?<=\s)-(?=\s)|until)\s*", re.IGNORECASE)
+_RANGE = re.compile(
+    r"\s*(?:(?:mark\s+)?(?:up |down |on )?to(?: the| a)?|→|->|–|—|(?<=\s)-(?=\s)|until)\s*", re.IGNORECASE
+)
 _LIST = re.compile(r"\s*(?:,|and|or|to|up to|down to|by|x|×|–|-|,\s*and|→)\s*", re.IGNORECASE)
 _COMPOUND = re.compile(r"\s+(?:and\s+)?", re.IGNORECASE)
 _COSTS = re.compile(r"\s+(?:costs?|is|are|for|at)\s+(?:only\s+|about\s+)?", re.IGNORECASE)
-_ONE = re.compile(r"\b(?:a|an|one|each|1)\s+(?=kwh|kilowatt|kWh|kg\b|kilogram|lit|hour|ton|m[²^]|square)", re.IGNORECASE)
-_TIME_RANK = {"year": 7, "month": 6, "week": 5, "day": 4, "hour": 3, "minute": 2, "second": 1, "millisecond": 0}
+_ONE = re.compile(
+    r"\b(?:a|an|one|each|1)\s+(?=kwh|kilowatt|kWh|kg\b|kilogram|lit|hour|ton|m[²^]|square)", re.IGNORECASE
+)
+_TIME_RANK = {
+    "year": 7,
+    "month": 6,
+    "week": 5,
+    "day": 4,
+    "hour": 3,
+    "minute": 2,
+    "second": 1,
+    "millisecond": 0,
+}
 _LENGTH_RANK = {"foot": 2, "inch": 1, "meter": 4, "centimeter": 3, "kilometer": 5, "millimeter": 2}
-_SINGLE_TIME = re.compile(r"\b(?:in|for|during|after|within|per|every)\s+(an?|one|each)\s+(?=second|minute|hour|day|year)",
-                          re.IGNORECASE)
-_AFTER_FROM = re.compile(r"\b(?:from|initially|originally|starting at|starts at)\s+(?:the |a |an )?$", re.IGNORECASE)
+_SINGLE_TIME = re.compile(
+    r"\b(?:in|for|during|after|within|per|every)\s+(an?|one|each)\s+(?=second|minute|hour|day|year)",
+    re.IGNORECASE,
+)
+_AFTER_FROM = re.compile(
+    r"\b(?:from|initially|originally|starting at|starts at)\s+(?:the |a |an )?$", re.IGNORECASE
+)
 _AFTER_TO = re.compile(
-    r"(?<!added )(?<!connected )(?<!attached )(?<!applied )(?<!joined )\b(?:to|until(?: there are| it is)?|reaches|becomes|into)\s+(?:the |a |an )?$", re.IGNORECASE)
+    r"(?<!added )(?<!connected )(?<!attached )(?<!applied )(?<!joined )"
+    r"\b(?:to|until(?: there are| it is)?|reaches|becomes|into)\s+(?:the |a |an )?$",
+    re.IGNORECASE,
+)
 _AFTER_BETWEEN = re.compile(r"\bbetween\s+(?:the |a |an )?$", re.IGNORECASE)
 
 
@@ -62,7 +82,9 @@ def find_values(question: str) -> list[Found]:
             found.append(item)
     found += _single_times(question, found)
     if len(found) > MAX_VALUES:
-        raise LimitError(f"the question holds {len(found)} numbers, the limit is {MAX_VALUES}; ask for less at once")
+        raise LimitError(
+            f"the question holds {len(found)} numbers, the limit is {MAX_VALUES}; ask for less at once"
+        )
     found.sort(key=lambda item: item.value.start)
     for step in (_share_units, _join_compounds, _join_prices, _give_roles):
         found = step(question, found)
@@ -77,9 +99,9 @@ def find_units(question: str) -> list[tuple[Unit, int]]:
     for word in re.finditer(r"[^\W\d_]+|[°%€$£]", question):
         if word.start() < position or any(start <= word.start() < end for start, end in taken):
             continue
-        before = question[max(0, word.start() - 1):word.start()]
+        before = question[max(0, word.start() - 1) : word.start()]
         unit = read_unit(question, word.start()) if before in ("", " ", "(", "/", "\n") else None
-        if word.group() in ("A", "a") and not question[:word.start()].endswith(" in "):
+        if word.group() in ("A", "a") and not question[: word.start()].endswith(" in "):
             continue
         if unit and unit.end >= word.end() and (unit.text or unit.is_money):
             found.append((unit, word.start()))
@@ -92,25 +114,29 @@ def _read(question: str, numeral: Numeral) -> Found | None:
     money_before = re.search(r"([€$£¥]|US\$|\b(?:EUR|USD|GBP)) ?$", question[:start])
     if money_before and not numeral.in_words:
         return _amount(question, numeral, start - len(money_before.group()))
-    hyphen = question[end:end + 1] == "-"
+    hyphen = question[end : end + 1] == "-"
     unit = read_unit(question, end) or (None if hyphen else read_rate(question, end))
     if unit and unit.is_word is False and _is_article(question, end, unit):
         unit = None
     if unit is None:
         is_word_only = numeral.is_part or (numeral.in_words and numeral.number == 1)
         return None if is_word_only else _bare(question, numeral)
-    text = question[start:unit.end]
+    text = question[start : unit.end]
     magnitude = numeral.number
-    return Found(Value(magnitude, unit.text, text, start, unit.end), is_money=unit.is_money,
-                 in_words=numeral.in_words)
+    return Found(
+        Value(magnitude, unit.text, text, start, unit.end), is_money=unit.is_money, in_words=numeral.in_words
+    )
 
 
 def _is_article(question: str, end: int, unit: Unit) -> bool:
     """Tell whether a one-letter "unit" is a word of the sentence ("at 5 A car …", "2 in", "3 h = …")."""
-    written = question[end:unit.end].strip()
-    following = question[unit.end:unit.end + 3]
+    written = question[end : unit.end].strip()
+    following = question[unit.end : unit.end + 3]
     return (len(written) == 1 and written.isalpha() and bool(re.match(r"\s*=", following))) or (
-        written == "A" and bool(re.match(r"\s[a-z]", question[unit.end:unit.end + 2])) and question[end] != " ")
+        written == "A"
+        and bool(re.match(r"\s[a-z]", question[unit.end : unit.end + 2]))
+        and question[end] != " "
+    )
 
 
 def _amount(question: str, numeral: Numeral, start: int) -> Found:
@@ -125,7 +151,7 @@ def _amount(question: str, numeral: Numeral, start: int) -> Found:
 
 def _bare(question: str, numeral: Numeral) -> Found:
     noun = re.compile(r"[\s-]+([^\W\d_]+)").match(question, numeral.end)
-    value = Value(numeral.number, "", question[numeral.start:numeral.end], numeral.start, numeral.end)
+    value = Value(numeral.number, "", question[numeral.start : numeral.end], numeral.start, numeral.end)
     return Found(value, is_bare=True, in_words=numeral.in_words, noun=noun.group(1) if noun else "")
 
 
@@ -137,7 +163,9 @@ def _single_times(question: str, found: list[Found]) -> list[Found]:
         taken = any(item.value.start < match.end() and match.start(1) < item.value.end for item in found)
         if unit and not taken and not match.group().casefold().startswith("per"):
             start = match.start(1)
-            singles.append(Found(Value(1.0, unit.text, question[start:unit.end], start, unit.end), in_words=True))
+            singles.append(
+                Found(Value(1.0, unit.text, question[start : unit.end], start, unit.end), in_words=True)
+            )
     return singles
 
 
@@ -146,7 +174,7 @@ def _share_units(question: str, found: list[Found]) -> list[Found]:
     shared = list(found)
     for index in range(len(shared) - 2, -1, -1):
         current, following = shared[index], shared[index + 1]
-        between = question[current.value.end:following.value.start]
+        between = question[current.value.end : following.value.start]
         if not current.is_bare or following.is_bare or following.is_money or not _LIST.fullmatch(between):
             continue
         if current.in_words and not following.in_words:
@@ -164,15 +192,17 @@ def _join_compounds(question: str, found: list[Found]) -> list[Found]:
         if before and _is_continuation(question, before, item):
             value = before.value
             magnitude = value.magnitude + _in_unit(item.value, value.unit)
-            text = question[value.start:item.value.end]
-            joined[-1] = replace(before, value=Value(magnitude, value.unit, text, value.start, item.value.end))
+            text = question[value.start : item.value.end]
+            joined[-1] = replace(
+                before, value=Value(magnitude, value.unit, text, value.start, item.value.end)
+            )
         else:
             joined.append(item)
     return joined
 
 
 def _is_continuation(question: str, before: Found, item: Found) -> bool:
-    between = question[before.value.end:item.value.start]
+    between = question[before.value.end : item.value.start]
     if not _COMPOUND.fullmatch(between) or before.in_words != item.in_words:
         return False
     for rank in (_TIME_RANK, _LENGTH_RANK):
@@ -181,9 +211,22 @@ def _is_continuation(question: str, before: Found, item: Found) -> bool:
     return False
 
 
-_SIZES = {"year": 31_557_600.0, "month": 2_629_800.0, "week": 604_800.0, "day": 86_400.0, "hour": 3600.0,
-          "minute": 60.0, "second": 1.0, "millisecond": 1e-3, "foot": 0.3048, "inch": 0.0254, "meter": 1.0,
-          "centimeter": 0.01, "kilometer": 1000.0, "millimeter": 1e-3}
+_SIZES = {
+    "year": 31_557_600.0,
+    "month": 2_629_800.0,
+    "week": 604_800.0,
+    "day": 86_400.0,
+    "hour": 3600.0,
+    "minute": 60.0,
+    "second": 1.0,
+    "millisecond": 1e-3,
+    "foot": 0.3048,
+    "inch": 0.0254,
+    "meter": 1.0,
+    "centimeter": 0.01,
+    "kilometer": 1000.0,
+    "millimeter": 1e-3,
+}
 
 
 def _in_unit(value: Value, unit: str) -> float:
@@ -196,13 +239,24 @@ def _join_prices(question: str, found: list[Found]) -> list[Found]:
     for match in _ONE.finditer(question):
         unit = read_unit(question, match.end())
         verb = unit and _COSTS.match(question, unit.end)
-        price = verb and next((item for item in joined if abs(item.value.start - verb.end()) <= 1
-                               and (item.is_money or item.is_bare)), None)
+        price = verb and next(
+            (
+                item
+                for item in joined
+                if abs(item.value.start - verb.end()) <= 1 and (item.is_money or item.is_bare)
+            ),
+            None,
+        )
         if not unit or not price:
             continue
         inside = [item for item in joined if match.start() <= item.value.start < price.value.start]
-        value = Value(price.value.magnitude, f"1 / ({unit.text})", question[match.start():price.value.end],
-                      match.start(), price.value.end)
+        value = Value(
+            price.value.magnitude,
+            f"1 / ({unit.text})",
+            question[match.start() : price.value.end],
+            match.start(),
+            price.value.end,
+        )
         joined = [item for item in joined if item is not price and item not in inside]
         joined.append(Found(value, is_money=True))
     return sorted(joined, key=lambda item: item.value.start)
@@ -212,13 +266,13 @@ def _give_roles(question: str, found: list[Found]) -> list[Found]:
     """Tell the ends of ranges, and what stands after "from" and "to"."""
     given = list(found)
     for index, item in enumerate(given):
-        before = question[max(0, item.value.start - 30):item.value.start]
+        before = question[max(0, item.value.start - 30) : item.value.start]
         role = "initial" if _AFTER_FROM.search(before) else "final" if _AFTER_TO.search(before) else ""
         given[index] = replace(item, role=role)
     for index in range(len(given) - 1):
         first, second = given[index], given[index + 1]
-        between = question[first.value.end:second.value.start]
-        is_between = bool(_AFTER_BETWEEN.search(question[:first.value.start])) and between.strip() == "and"
+        between = question[first.value.end : second.value.start]
+        is_between = bool(_AFTER_BETWEEN.search(question[: first.value.start])) and between.strip() == "and"
         if _same_dimension(first, second) and (_RANGE.fullmatch(between) or is_between):
             given[index] = replace(first, role="initial", in_range=True)
             given[index + 1] = replace(second, role="final", in_range=True)

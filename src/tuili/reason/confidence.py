@@ -40,6 +40,7 @@ def features(found: Candidates) -> dict[str, float]:
         "unstated": 1.0 - stated / len(query.constraints) if query.constraints else 0.0,
         "score_per_word": best.score / max(heavy, 1),
         "margin": _margin(found),
+        "guessed_ask": float(query.aggregate == Aggregate.ASK and not stated),
         "ask": float(query.aggregate == Aggregate.ASK),
         "count": float(query.aggregate == Aggregate.COUNT),
         "empty": float(not outcome.found),

@@ -53,8 +53,9 @@ def presupposed(graph: Graph, query: Query, outcome: Outcome) -> str:
     """
     if outcome.found or query.aggregate not in (Aggregate.ASK, Aggregate.COUNT):
         return ""
-    silent = tuple(constraint for constraint in query.constraints
-                   if not constraint.stated and not _is_predicate(graph, query, constraint))
+    plain = [constraint for constraint in query.constraints if not _is_predicate(graph, query, constraint)]
+    ascribes = len(plain) < len(query.constraints)
+    silent = tuple(constraint for constraint in plain if ascribes or not constraint.stated)
     if not silent or len(silent) == len(query.constraints) == 1 and query.aggregate == Aggregate.ASK:
         return ""
     rest = replace(query, constraints=silent, aggregate=Aggregate.ASK, targets=(silent[0].subject,))

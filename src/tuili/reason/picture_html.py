@@ -9,10 +9,10 @@ from collections.abc import Iterator, Mapping
 from html import escape
 
 from tuili.reason.answer import Answer, PathEdge
-from tuili.reason.layout import LINE_HEIGHT, QUESTION, RESULT, Box, Curve, Picture, label_of, picture_of
+from tuili.reason.layout import LABEL_CHAR, LINE_HEIGHT, QUESTION, RESULT, Box, Curve, Picture, label_of, picture_of
 
 _STYLE = """
-.tuili { --ink: #1f2430; --soft: #667085; --line: #2f6f5e; --paper: #ffffff; --box: #f4f6f8; --edge: #c9d1da;
+.tuili { --ink: #1f2430; --soft: #667085; --line: #2f6f5e; --paper: #ffffff; --box: #f4f6f8; --edge: #b4bec9;
   --constant: #e3edfb; --constant-edge: #3b6fb6; --answer: #dff3e6; --answer-edge: #1f8a4c;
   color: var(--ink); background: var(--paper); font: 15px/1.5 system-ui, sans-serif; padding: 1rem; }
 @media (prefers-color-scheme: dark) { .tuili { --ink: #e6e9ef; --soft: #98a2b3; --line: #6cc2a8; --paper: #14171c;
@@ -23,8 +23,9 @@ _STYLE = """
 .tuili .about, .tuili .legend { color: var(--soft); font-size: .85rem; margin: .25rem 0; overflow-wrap: anywhere; }
 .tuili .graph { overflow-x: auto; margin: .75rem 0; }
 .tuili svg { display: block; height: auto; font: 13px system-ui, sans-serif; }
-.tuili rect { fill: var(--box); stroke: var(--edge); rx: 8px; }
-.tuili .question rect { stroke-dasharray: none; fill: var(--paper); stroke: var(--soft); }
+.tuili rect { fill: var(--box); stroke: var(--edge); }
+.tuili .curve .halo { fill: var(--paper); stroke: none; }
+.tuili .question rect { fill: var(--paper); stroke: var(--soft); }
 .tuili .constant rect { fill: var(--constant); stroke: var(--constant-edge); }
 .tuili .answer-box rect { fill: var(--answer); stroke: var(--answer-edge); stroke-width: 2.5; }
 .tuili .answer-box text { font-weight: 600; }
@@ -33,7 +34,7 @@ _STYLE = """
 .tuili .curve polygon { fill: var(--line); }
 .tuili .link path { stroke: var(--soft); }
 .tuili .link polygon { fill: var(--soft); }
-.tuili .curve text { font-size: 11px; paint-order: stroke; stroke: var(--paper); stroke-width: 4px; }
+.tuili .curve text { font-size: 11px; }
 .tuili .pruned rect { fill: none; stroke-dasharray: 4 3; }
 .tuili .pruned path { stroke: var(--edge); stroke-dasharray: 5 4; }
 .tuili .pruned polygon { fill: var(--edge); }
@@ -116,7 +117,9 @@ def _label(curve: Curve) -> str:
     if not text:
         return ""
     x, y = curve.label_at
-    return f'<g class="{_classes(curve)}"><text x="{x:.1f}" y="{y:.1f}">{escape(text)}</text></g>\n'
+    width = len(text) * LABEL_CHAR + 4
+    return (f'<g class="{_classes(curve)}"><rect class="halo" x="{x - width / 2:.1f}" y="{y - 6.5:.1f}" width="{width:.1f}" '
+            f'height="13"/><text x="{x:.1f}" y="{y:.1f}">{escape(text)}</text></g>\n')
 
 
 def _box(box: Box) -> str:
@@ -125,7 +128,7 @@ def _box(box: Box) -> str:
     lines = "".join(f'<text x="{box.x:.1f}" y="{top + at * LINE_HEIGHT:.1f}">{escape(line)}</text>'
                     for at, line in enumerate(box.lines))
     return (f'<g class="{role}"><rect x="{box.x - box.width / 2:.1f}" y="{box.y - box.height / 2:.1f}" '
-            f'width="{box.width:.1f}" height="{box.height:.1f}"/>{lines}</g>\n')
+            f'width="{box.width:.1f}" height="{box.height:.1f}" rx="8"/>{lines}</g>\n')
 
 
 def _table(answer: Answer) -> str:

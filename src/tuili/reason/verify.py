@@ -11,6 +11,7 @@ from typing import Any
 from tuili.errors import DependencyError, InputError
 
 _LARGEST = 1e300
+_DIFFERENCES = {"degree_Celsius": "kelvin", "degree_Fahrenheit": "delta_degree_Fahrenheit"}
 _GUESSES = (1.0, 0.01, 100.0, 0.5, 1e-6, 1e6)
 
 
@@ -63,7 +64,7 @@ def base_unit(unit: str) -> str:
         InputError: pint doesn't know the unit.
     """
     quantity = _registry().Quantity(1.0, _unit(unit) or "").to_base_units()
-    return "" if quantity.unitless and not str(quantity.units) == "radian" else str(quantity.units)
+    return "" if quantity.unitless and str(quantity.units) != "radian" else str(quantity.units)
 
 
 @lru_cache(maxsize=4096)
@@ -85,8 +86,7 @@ def convert(magnitude: float, unit: str, target: str) -> float:
 @lru_cache(maxsize=4096)
 def convert_difference(magnitude: float, unit: str, target: str) -> float:
     """Return a difference in another unit: 10 °C of warming are 10 K."""
-    plain = {"degree_Celsius": "kelvin", "degree_Fahrenheit": "delta_degree_Fahrenheit"}.get(unit, unit)
-    return convert(magnitude, plain, target)
+    return convert(magnitude, _DIFFERENCES.get(unit, unit), _DIFFERENCES.get(target, target))
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +108,10 @@ def parse(expr: str, names: tuple[str, ...]) -> Equation:
 
     symbols = {name: sympy.Symbol(name, real=True) for name in names}
     left, _, right = expr.partition("=")
-    sides = [parse_expr(side.strip(), local_dict=dict(symbols), transformations=standard_transformations)
-             for side in (left, right)]
+    sides = [
+        parse_expr(side.strip(), local_dict=dict(symbols), transformations=standard_transformations)
+        for side in (left, right)
+    ]
     return Equation(sides[0] - sides[1], symbols)
 
 
@@ -136,8 +138,14 @@ def _names(expr: Any) -> set[str]:
     return {symbol.name for symbol in expr.free_symbols}
 
 
-def solve(expr: str, wanted: str, values: Mapping[str, float], *, positive: bool = True,
-          no_solve: Iterable[str] = ()) -> float | None:
+def solve(
+    expr: str,
+    wanted: str,
+    values: Mapping[str, float],
+    *,
+    positive: bool = True,
+    no_solve: Iterable[str] = (),
+) -> float | None:
     """Return the value of `wanted` that makes the formula true, or None if there is no real one.
 
     Of several roots the smallest positive one is taken (the first time a falling body is there), or
@@ -145,8 +153,15 @@ def solve(expr: str, wanted: str, values: Mapping[str, float], *, positive: bool
     """
     names = tuple(sorted({*values, wanted}))
     arguments = [values[name] for name in names if name != wanted]
-    found = [] if wanted in set(no_solve) else [
-        number for root in _roots(expr, names, wanted) if (number := _evaluate(root, arguments)) is not None]
+    found = (
+        []
+        if wanted in set(no_solve)
+        else [
+            number
+            for root in _roots(expr, names, wanted)
+            if (number := _evaluate(root, arguments)) is not None
+        ]
+    )
     if not found and _is_implicit(expr, wanted, names):
         found = _search_roots(expr, wanted, values, names)
     return _choose(found, positive)

@@ -117,16 +117,15 @@ def test_a_file_holds_its_own_topic() -> None:
         assert {formula["topic"] for formula in tables.get("formula", [])} <= {Path(file).stem}, file
 
 
-@pytest.mark.parametrize("key", QUANTITIES)
-def test_quantity(key: str) -> None:
-    entry = QUANTITIES[key]
-    assert entry.get("role", "initial") in {"initial", "final", "change"}
-    for parent in parents(key):
-        assert unit_of(parent).dimensionality == unit_of(key).dimensionality, f"{key} is no {parent}"
-    assert key not in [QUANTITIES[parent].get("is_a") for parent in parents(key)], "is_a goes in a circle"
-    if "counts" in entry:
-        assert entry["unit"] == "", "what counts a unit is a plain number"
-        UNITS.parse_units(entry["counts"])
+def test_quantities() -> None:
+    for key, entry in QUANTITIES.items():
+        assert entry.get("role", "initial") in {"initial", "final", "change"}, key
+        for parent in parents(key):
+            assert unit_of(parent).dimensionality == unit_of(key).dimensionality, f"{key} is no {parent}"
+            assert QUANTITIES[parent].get("is_a") != key, f"is_a of {key} goes in a circle"
+        if "counts" in entry:
+            assert entry["unit"] == "", f"{key} counts a unit, so it is a plain number"
+            UNITS.parse_units(entry["counts"])
 
 
 @pytest.mark.parametrize("table", ["constant", "property"])
@@ -145,30 +144,30 @@ def test_every_quantity_is_used() -> None:
     assert sorted(QUANTITIES.keys() - used) == []
 
 
-@each_formula
-def test_formula_refers_to_what_exists(key: str) -> None:
-    formula = FORMULAS[key]
-    names = formula["where"]
-    assert set(names.values()) <= QUANTITIES.keys()
-    assert len(set(names.values())) == len(names), "two symbols for one quantity"
-    assert set(formula.get("defaults", {})) | set(formula.get("no_solve", [])) <= names.keys()
-    assert set(formula.get("defaults", {}).values()) <= CONSTANTS_BY_ID.keys()
-    for symbol, constant in formula.get("defaults", {}).items():
-        given = unit_of(CONSTANTS_BY_ID[constant]["quantity"]).dimensionality
-        assert given == unit_of(names[symbol]).dimensionality
+def test_formulas_refer_to_what_exists() -> None:
+    for key, formula in FORMULAS.items():
+        names, defaults = formula["where"], formula.get("defaults", {})
+        assert set(names.values()) <= QUANTITIES.keys(), key
+        assert len(set(names.values())) == len(names), f"{key} has two symbols for one quantity"
+        assert {*defaults, *formula.get("no_solve", [])} <= names.keys(), key
+        assert set(defaults.values()) <= CONSTANTS_BY_ID.keys(), key
+        for symbol, constant in defaults.items():
+            given = unit_of(CONSTANTS_BY_ID[constant]["quantity"]).dimensionality
+            assert given == unit_of(names[symbol]).dimensionality, (key, symbol)
 
 
-@each_formula
-def test_expression_has_just_the_declared_symbols(key: str) -> None:
-    formula = FORMULAS[key]
-    used = {
-        name
-        for side in formula["expr"].split("=")
-        for name in compile(side.strip(), key, "eval").co_names
-        if name not in FUNCTIONS | CONSTANTS
-    }
-    assert used == set(formula["where"])
-    assert {symbol.name for symbol in equation(formula)[0].free_symbols} == used, "a symbol cancels out"
+def test_expressions_have_just_the_declared_symbols() -> None:
+    for key, formula in FORMULAS.items():
+        used = {
+            name
+            for side in formula["expr"].split("=")
+            for name in compile(side.strip(), key, "eval").co_names
+            if name not in FUNCTIONS | CONSTANTS
+        }
+        assert used == set(formula["where"]), key
+        assert {symbol.name for symbol in equation(formula)[0].free_symbols} == used, (
+            f"{key}: one cancels out"
+        )
 
 
 @each_formula

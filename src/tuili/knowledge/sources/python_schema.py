@@ -243,7 +243,6 @@ RELATIONS = (
         inverse_nouns=(
             "derived class",
             "child class",
-            "child",
             "children",
             "descendant",
             "sub class",

@@ -15,15 +15,19 @@ from tuili.reason.verify import convert, convert_difference, dimension
 from tuili.reason.worlds.formulary import ORDINALS, Formulary, Quantity
 from tuili.reason.worlds.wording import Mention, Wording, is_adjacent_only
 
-_CONNECTORS = frozenset("of is was are were be = : a an the about to only at with by has have being equals equal "
-                        "measures under each amounts does it ( over".split())
+_CONNECTORS = frozenset(
+    "of is was are were be = : a an the about to only at with by has have being equals equal "
+    "measures under each amounts does it ( over".split()
+)
 _AFTER_CONNECTORS = frozenset("of in the a its - away".split())
 _CLAUSE_MARKS = frozenset(",:;.?!")
 _OFFSETS = frozenset({"degree_Celsius", "degree_Fahrenheit"})
 _COPULAS = frozenset("is was are were measures equals weighs be".split())
 _RELATIVE = frozenset("that which who whose where when while".split())
 _ASKING = frozenset("what which how find determine calculate compute".split())
-_BEFORE_ASKED = frozenset("the its their his a an is are was were much many large great big high long total".split())
+_BEFORE_ASKED = frozenset(
+    "the its their his a an is are was were much many large great big high long total".split()
+)
 _NO_EVIDENCE = 0.8
 _SPECIAL = 0.35
 _RARE = 0.8
@@ -57,8 +61,10 @@ class Bindings:
 
     def _readings(self, item: Found) -> dict[str, tuple[float, float]]:
         """A value in the unit of each quantity that it may be, with what that reading costs."""
-        read = ((key, magnitude_as(item, quantity, self.base.dimensions[key]))
-                for key, quantity in self.base.quantities.items())
+        read = (
+            (key, magnitude_as(item, quantity, self.base.dimensions[key]))
+            for key, quantity in self.base.quantities.items()
+        )
         return {key: reading for key, reading in read if reading is not None}
 
     @cached_property
@@ -77,8 +83,12 @@ class Bindings:
         values = self.wording.values
         for index in range(len(values) - 1):
             first, second = values[index], values[index + 1]
-            between = self.wording.question[first.value.end:second.value.start]
-            if first.is_bare or first.in_range or self.readings[index].keys() != self.readings[index + 1].keys():
+            between = self.wording.question[first.value.end : second.value.start]
+            if (
+                first.is_bare
+                or first.in_range
+                or self.readings[index].keys() != self.readings[index + 1].keys()
+            ):
                 continue
             if _LISTED.fullmatch(between) and between.strip():
                 if found and index in found[-1]:
@@ -90,8 +100,10 @@ class Bindings:
     def _of_value(self, index: int) -> list[Binding]:
         readings = self.readings[index]
         own = {key: self._own_evidence(index, key) for key in readings}
-        return [Binding(index, key, magnitude, extra + self._cost(index, key, own), own[key])
-                for key, (magnitude, extra) in readings.items()]
+        return [
+            Binding(index, key, magnitude, extra + self._cost(index, key, own), own[key])
+            for key, (magnitude, extra) in readings.items()
+        ]
 
     def _own_evidence(self, index: int, key: str) -> float:
         """Evidence for a quantity, from itself, from its cases, and less from what it is a case of."""
@@ -105,14 +117,21 @@ class Bindings:
 
     def _cost(self, index: int, key: str, own: dict[str, float]) -> float:
         general = self.base.general_of(key)
-        rival = max((weight * (_GENERAL if other == general else 1.0)
-                     for other, weight in self.evidence[index].items()
-                     if other in own and not self.base.is_related(key, other)), default=0.0)
+        rival = max(
+            (
+                weight * (_GENERAL if other == general else 1.0)
+                for other, weight in self.evidence[index].items()
+                if other in own and not self.base.is_related(key, other)
+            ),
+            default=0.0,
+        )
         if key in self.base.constants_of and own[key] < 0.5:
             rival += 0.5
         unsure = _NO_EVIDENCE * (1.0 - _SHARE * self.base.share[key]) + _RARE * self.base.rarity[key]
         cost = unsure * (1.0 - own[key]) + 1.3 * max(0.0, rival - own[key] - 0.05)
-        special = max((self.evidence[index].get(below, 0.0) for below in self.base.descendants[key]), default=0.0)
+        special = max(
+            (self.evidence[index].get(below, 0.0) for below in self.base.descendants[key]), default=0.0
+        )
         cost += _SPECIAL * (special > self.evidence[index].get(key, 0.0) + 0.2)
         return cost + self._role_cost(index, key)
 
@@ -173,7 +192,7 @@ class Bindings:
     def _before(self, mention: Mention, at: int) -> float:
         if self._is_subject(mention, at):
             return 0.92
-        words = self.wording.words[mention.last + 1:at]
+        words = self.wording.words[mention.last + 1 : at]
         distance = sum(word.text.casefold() not in _CONNECTORS for word in words)
         weight = max(0.15, 1.0 - 0.15 * distance) if distance < 12 else 0.0
         return weight * self._crossing(mention, mention.last + 1, at)
@@ -184,7 +203,11 @@ class Bindings:
         if mention.kind != "name" or at < 1 or words[at - 1].text.casefold() not in _COPULAS:
             return False
         start = at
-        while start and words[start - 1].text not in ".?!;" and words[start - 1].text.casefold() not in ("and", "if"):
+        while (
+            start
+            and words[start - 1].text not in ".?!;"
+            and words[start - 1].text.casefold() not in ("and", "if")
+        ):
             start -= 1
         inside = [other for other in self.wording.of_kind("name") if start <= other.first < at]
         value = words[at].value
@@ -192,7 +215,7 @@ class Bindings:
         return mention.first >= start and mention.first == min(fitting, default=-1)
 
     def _after(self, mention: Mention, at: int) -> float:
-        words = self.wording.words[at + 1:mention.first]
+        words = self.wording.words[at + 1 : mention.first]
         distance = sum(word.text.casefold() not in _AFTER_CONNECTORS for word in words)
         weight = max(0.1, 0.95 - 0.2 * distance) if distance < 8 else 0.0
         if self._has_value_right_after(mention):
@@ -224,7 +247,7 @@ class Bindings:
 
     def _add_symbols(self, index: int, evidence: dict[str, float]) -> None:
         """Read "m = 5 kg"."""
-        before = self.wording.question[:self.wording.values[index].value.start].rstrip()
+        before = self.wording.question[: self.wording.values[index].value.start].rstrip()
         if not before.endswith(("=", ":")):
             return
         written = before[:-1].rstrip().split(" ")[-1].strip("(,;")
@@ -237,8 +260,11 @@ class Bindings:
         if not self.wording.values[index].is_bare:
             return
         at = self.wording.value_at[index]
-        beside = {word.stem for word in self.wording.words[max(0, at - 1):at + 2]
-                  if word.value < 0 and len(word.text) > 3}
+        beside = {
+            word.stem
+            for word in self.wording.words[max(0, at - 1) : at + 2]
+            if word.value < 0 and len(word.text) > 3
+        }
         for key in self.readings[index]:
             if beside & self.base.name_stems[key]:
                 evidence[key] = max(evidence[key], 0.5)
@@ -288,9 +314,13 @@ def magnitude_as(item: Found, quantity: Quantity, wanted: str) -> tuple[float, f
     return _converted(item, unit, quantity, wanted, cost)
 
 
-def _converted(item: Found, unit: str, quantity: Quantity, wanted: str, cost: float) -> tuple[float, float] | None:
+def _converted(
+    item: Found, unit: str, quantity: Quantity, wanted: str, cost: float
+) -> tuple[float, float] | None:
     if "decibel" in (unit, quantity.unit):
-        return (item.value.magnitude, cost) if unit in ("", "decibel") and quantity.unit == "decibel" else None
+        return (
+            (item.value.magnitude, cost) if unit in ("", "decibel") and quantity.unit == "decibel" else None
+        )
     if quantity.is_count and (unit == "" or (unit == "percent" and quantity.unit.startswith("1 /"))):
         return convert(item.value.magnitude, unit, ""), cost + (_PLAIN_COUNT if unit == "" else 0.0)
     if unit == "no" or dimension(unit) != wanted:

@@ -31,6 +31,7 @@ _SPLIT_GROUP = 1.2
 _UNLIKE_GROUP = 0.4
 _OUT_OF_ORDER = 0.15
 _CROSSED = 0.6
+_MIXED = 0.2
 _ROUNDS = 4
 _LEAST = -0.6
 _OPTIMISM = 0.95
@@ -115,9 +116,13 @@ class Search:
         for key in self.leaves.known_quantities():
             known = (item.cost - self._gain(item) for item in self.leaves.of(Goal(key, ("",))))
             costs[key] = min(MISSING, *known, MISSING)
-        formulas = [(self.scene.formula_cost(formula), [
-            (key, self._default_cost(formula, symbol)) for symbol, key in formula.where.items()])
-            for formula in self.base.formulas.values()]
+        formulas = [
+            (
+                self.scene.formula_cost(formula),
+                [(key, self._default_cost(formula, symbol)) for symbol, key in formula.where.items()],
+            )
+            for formula in self.base.formulas.values()
+        ]
         for _ in range(_ROUNDS):
             if not self._relax(costs, formulas):
                 break
@@ -192,11 +197,13 @@ class Search:
         return None
 
     def _meet(self, chain: Chain, first: str, second: str) -> bool:
-        """Tell whether two quantities are in one formula of the chain, so that they can't be the same value."""
+        """Tell whether two quantities are in one formula of the chain, so that no value is both."""
         wheres = (self.base.formulas[key].where.values() for key in chain.formulas)
         return any(first in where and second in where for where in wheres)
 
-    def _by_formulas(self, chain: Chain, goal: Goal, rest: tuple[Goal, ...], estimate: float) -> Iterator[Chain]:
+    def _by_formulas(
+        self, chain: Chain, goal: Goal, rest: tuple[Goal, ...], estimate: float
+    ) -> Iterator[Chain]:
         for option in self._options_for(goal.quantity):
             formula, via = option.item.formula, option.item.via
             assert formula is not None  # an option holds its formula
@@ -208,8 +215,12 @@ class Search:
             needs = tuple(replace(need, above=above) for need in option.needs)
             depth = 0.0 if self.scene.is_told(formula) else _UNTOLD_DEPTH * len(goal.above)
             following = _with(chain, option.item, -depth)
-            yield replace(following, goals=needs + rest, formulas=chain.formulas | {formula.id},
-                          estimate=estimate + sum(self._need_estimate(need) for need in needs))
+            yield replace(
+                following,
+                goals=needs + rest,
+                formulas=chain.formulas | {formula.id},
+                estimate=estimate + sum(self._need_estimate(need) for need in needs),
+            )
 
     def _need_estimate(self, need: Goal) -> float:
         return self._estimate(need.quantity)
@@ -234,21 +245,37 @@ class Search:
             cost += 0.0 if formula.expr.partition("=")[0].strip() == formula.symbol(via) else _INVERSE
             if not told:
                 cost += _RIVAL * max(0.0, best[formula.topic] - 0.3)
-                cost += _SHAPE_RIVAL * (formula.topic == "geometry" and self._is_other_shape(formula, formulas))
-            needs = tuple(Goal(other, (), formula.defaults.get(symbol, ""), self.scene.is_told(formula))
-                          for symbol, other in formula.where.items() if other != via)
+                cost += _SHAPE_RIVAL * (
+                    formula.topic == "geometry" and self._is_other_shape(formula, formulas)
+                )
+            needs = tuple(
+                Goal(other, (), formula.defaults.get(symbol, ""), self.scene.is_told(formula))
+                for symbol, other in formula.where.items()
+                if other != via
+            )
             if any(need.quantity == key for need in needs):
                 continue
-            parts = (max(0.0, min(self.relaxed[need.quantity],
-                                  self._default_cost(formula, formula.symbol(need.quantity)))) for need in needs)
+            parts = (
+                max(
+                    0.0,
+                    min(
+                        self.relaxed[need.quantity],
+                        self._default_cost(formula, formula.symbol(need.quantity)),
+                    ),
+                )
+                for need in needs
+            )
             item = Resolution("formula", key, via, cost, formula=formula, evidence=self.scene.fit[formula.id])
             yield Option(item, needs, cost + sum(parts))
 
     def _is_other_shape(self, formula: Formula, others: list[tuple[Formula, str, float]]) -> bool:
         """Tell whether the question's words tell of another shape with the same asked quantity."""
         mine = self.base.vocabulary[formula.id]
-        return any(self.scene.scenario.get(other.id, 0.0) > 0.25 and not self._shape_stems(other) & mine
-                   for other, _via, _extra in others if other.topic == formula.topic)
+        return any(
+            self.scene.scenario.get(other.id, 0.0) > 0.25 and not self._shape_stems(other) & mine
+            for other, _via, _extra in others
+            if other.topic == formula.topic
+        )
 
     def _shape_stems(self, formula: Formula) -> frozenset[str]:
         """The stems by which the question tells of a formula, less those that name its quantities."""
@@ -256,7 +283,7 @@ class Search:
         return self.scene.told_stems[formula.id] - frozenset().union(*names)
 
     def _formulas_for(self, key: str) -> Iterator[tuple[Formula, str, float]]:
-        """Yield formulas that give a quantity, a case of it, or what it is a case of, with the cost of that."""
+        """Yield formulas that give a quantity, a case of it or what it is a case of, and the cost of that."""
         related = [(key, 0.0)]
         related += [(below, TO_PARENT * steps) for below, steps in self.base.descendants[key].items()]
         related += [(above, TO_CHILD * steps) for above, steps in self.base.ancestors[key].items()]
@@ -285,7 +312,9 @@ class Search:
 
 
 def _with(chain: Chain, item: Resolution, gain: float = 0.0) -> Chain:
-    return replace(chain, cost=chain.cost + item.cost - gain, resolved={**chain.resolved, item.quantity: item})
+    return replace(
+        chain, cost=chain.cost + item.cost - gain, resolved={**chain.resolved, item.quantity: item}
+    )
 
 
 def _order_cost(resolved: Mapping[str, Resolution]) -> float:
@@ -300,4 +329,16 @@ def _order_cost(resolved: Mapping[str, Resolution]) -> float:
         if "first" in where and "second" in where:
             directions.add(where["first"] <= where["second"])
             cost += _OUT_OF_ORDER * (where["first"] > where["second"])
-    return cost + (_CROSSED if len(directions) > 1 else 0.0)
+    return cost + (_CROSSED if len(directions) > 1 else 0.0) + _MIXED * _num_mixed(resolved)
+
+
+def _num_mixed(resolved: Mapping[str, Resolution]) -> int:
+    """Count the values of first things that stand nearest to a value of a second thing, and the reverse."""
+    placed = [(key.partition("_"), item.position) for key, item in resolved.items()
+              if key.partition("_")[0] in ORDINALS and item.position >= 0]
+    mixed = 0
+    for (prefix, _, rest), place in placed:
+        others = [(abs(place - other), name[0]) for name, other in placed if name[2] != rest]
+        nearest = min(others, default=(0, prefix))
+        mixed += nearest[1] != prefix and (nearest[0], prefix) not in others
+    return mixed

@@ -1,4 +1,4 @@
-"""Answering quantitative questions: from the words to values, from a chain of formulas to a checked number."""
+"""Answering quantitative questions: from words to values, from a chain of formulas to a checked number."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 from tuili.knowledge.graph import Graph
 from tuili.knowledge.query import Aggregate, Query, Value, Var
 from tuili.reason.answer import Number, Path, Pruned
-from tuili.reason.verify import convert, dimension
+from tuili.reason.verify import convert, convert_difference, dimension
 from tuili.reason.worlds.bindings import Bindings
 from tuili.reason.worlds.chains import Chain, Search
 from tuili.reason.worlds.formulary import Formulary, formulary
@@ -31,8 +31,10 @@ _MOST_COMPARED = 12
 _CONVERSION_COST = 1.4
 _CONVERSION = re.compile(
     r"\b(?:convert|express|change|turn)\b.*#.*\b(?:to|into|in|as)\b|\bhow (?:many|much)\b[^#.?]{1,40}"
-    r"\b(?:is|are|in|make|equal)\s+(?:a |an )?#|\bwhat(?:'s| is| are)\s+#\s+(?:in|as|expressed)\b|^\s*#\s+(?:in|to|as)\b",
-    re.IGNORECASE | re.DOTALL)
+    r"\b(?:is|are|in|make|equal)\s+(?:a |an )?#"
+    r"|\bwhat(?:'s| is| are)\s+#\s+(?:in|as|expressed)\b|^\s*#\s+(?:in|to|as)\b",
+    re.IGNORECASE | re.DOTALL,
+)
 
 
 @dataclass(frozen=True)
@@ -92,23 +94,37 @@ def derive(
     bindings = Bindings(base, wording)
     asked = Asked(base, wording, bindings)
     slots = asked.slots()
-    if not slots:
+    if not slots or not (memory or _is_quantitative(wording)):
         return _nothing_asked(question, base, wording, asked)
-    return _Solver(question, base, wording, bindings, similarity, _remembered(base, memory or {})).solve(slots)
+    return _Solver(question, base, wording, bindings, similarity, _remembered(base, memory or {})).solve(
+        slots
+    )
 
 
 def _nothing_asked(question: str, base: Formulary, wording: Wording, asked: Asked) -> Derivation | None:
     """Report a question with values whose target no quantity of the base fits."""
     if not wording.values or not (asked.has_question or len(wording.values) > 1):
         return None
-    return Derivation(question, _query(base, wording, {}, []), unused=_texts(wording, set()),
-                      reason="no quantity of the collection is asked for", missing=("the quantity asked for",))
+    return Derivation(
+        question,
+        _query(base, wording, {}, []),
+        unused=_texts(wording, set()),
+        reason="no quantity of the collection is asked for",
+        missing=("the quantity asked for",),
+    )
+
+
+def _is_quantitative(wording: Wording) -> bool:
+    """Tell whether a question gives, or asks for, an amount: "what is density" does neither."""
+    return bool(wording.values or wording.of_kind("ask", "material", "zero", "constant"))
 
 
 def _remembered(base: Formulary, memory: Mapping[str, Value]) -> dict[str, float]:
-    return {key: convert(value.magnitude, value.unit, base.quantities[key].unit)
-            for key, value in memory.items() if key in base.quantities
-            and dimension(value.unit) == base.dimensions[key]}
+    return {
+        key: convert(value.magnitude, value.unit, base.quantities[key].unit)
+        for key, value in memory.items()
+        if key in base.quantities and dimension(value.unit) == base.dimensions[key]
+    }
 
 
 @dataclass(frozen=True)
@@ -125,8 +141,15 @@ class Solved:
 class _Solver:
     """Solves the slots of a question in order; each result is known to the ones after it."""
 
-    def __init__(self, question: str, base: Formulary, wording: Wording, bindings: Bindings,
-                 similarity: Similarity | None, remembered: dict[str, float]) -> None:
+    def __init__(
+        self,
+        question: str,
+        base: Formulary,
+        wording: Wording,
+        bindings: Bindings,
+        similarity: Similarity | None,
+        remembered: dict[str, float],
+    ) -> None:
         self.question = question
         self.base = base
         self.wording = wording
@@ -141,7 +164,9 @@ class _Solver:
         solved: list[Solved] = []
         for position, slot in enumerate(slots):
             is_last = position == len(slots) - 1
-            result = self._conversion(slot) or self._solve_slot(slot, 1.0 if is_last else _PATIENCE_BEFORE_LAST)
+            result = self._conversion(slot) or self._solve_slot(
+                slot, 1.0 if is_last else _PATIENCE_BEFORE_LAST
+            )
             if result is None:
                 continue
             solved.append(result)
@@ -164,20 +189,25 @@ class _Solver:
         if not (_CONVERSION.search(self._marked(index)) or "degree_" in slot.unit):
             return None
         readings = self.bindings.readings[index]
-        key = min(readings, key=lambda each: (len(self.base.ancestors[each]), self.base.rarity[each]), default="")
+        key = min(
+            readings, key=lambda each: (len(self.base.ancestors[each]), self.base.rarity[each]), default=""
+        )
         if not key:
             return None
         step = Step("unit conversion", "", {}, "", key, readings[key][0], self.base.quantities[key].unit, "")
-        return Solved(slot, Chain(key, _CONVERSION_COST, (), {}, frozenset({index})), (step,), readings[key][0])
+        return Solved(
+            slot, Chain(key, _CONVERSION_COST, (), {}, frozenset({index})), (step,), readings[key][0]
+        )
 
     def _marked(self, index: int) -> str:
         """Return the question with "#" for a value."""
         value = self.wording.values[index].value
-        return f"{self.question[:value.start]}#{self.question[value.end:]}"
+        return f"{self.question[: value.start]}#{self.question[value.end :]}"
 
     def _solve_slot(self, slot: Slot, patience: float) -> Solved | None:
-        scene = Scene(self.base, self.wording, self.bindings, self.earlier, self.remembered, self.meanings,
-                      patience)
+        scene = Scene(
+            self.base, self.wording, self.bindings, self.earlier, self.remembered, self.meanings, patience
+        )
         search = Search(scene, slot.candidates)
         complete: list[Solved] = []
         incomplete: Chain | None = None
@@ -200,8 +230,10 @@ class _Solver:
             self.rejected.append((chain, "it fits the question's words too little"))
             return
         magnitude = steps[-1].magnitude
-        same = any(other.magnitude is not None and abs(other.magnitude - magnitude) <= 1e-6 * abs(magnitude)
-                   for other in complete)
+        same = any(
+            other.magnitude is not None and abs(other.magnitude - magnitude) <= 1e-6 * abs(magnitude)
+            for other in complete
+        )
         if not same:
             complete.append(Solved(slot, chain, steps, magnitude))
 
@@ -214,20 +246,29 @@ class _Solver:
             self.rejected.append((best.chain, "a formula that fits the words better lacks a quantity"))
             return Solved(slot, incomplete)
         margin = complete[1].chain.cost - best.chain.cost if len(complete) > 1 else 3.0
-        self.rejected += [(other.chain, "its formulas and bindings fit the words less") for other in complete[1:]]
+        self.rejected += [
+            (other.chain, "its formulas and bindings fit the words less") for other in complete[1:]
+        ]
         return Solved(slot, best.chain, best.steps, best.magnitude, margin)
 
     def _reranked(self, complete: list[Solved]) -> list[Solved]:
         """Order by cost; where the best are close, let the meaning of their formulas decide."""
         complete = sorted(complete, key=lambda item: item.chain.cost)
-        close = [item for item in complete if item.chain.cost - complete[0].chain.cost < _TIE][:_MOST_COMPARED]
+        close = [item for item in complete if item.chain.cost - complete[0].chain.cost < _TIE][
+            :_MOST_COMPARED
+        ]
         if self.similarity is None or len(close) < 2:
             return complete
-        texts = ["; ".join(f"{self.base.formulas[key].name}: {self.base.formulas[key].description}"
-                           for key in sorted(item.chain.formulas)) for item in close]
+        texts = [
+            "; ".join(
+                f"{self.base.formulas[key].name}: {self.base.formulas[key].description}"
+                for key in sorted(item.chain.formulas)
+            )
+            for item in close
+        ]
         scores = self.similarity(self.question, texts)
         order = sorted(range(len(close)), key=lambda index: -scores[index])
-        return [close[index] for index in order] + complete[len(close):]
+        return [close[index] for index in order] + complete[len(close) :]
 
     def _derivation(self, solved: Sequence[Solved]) -> Derivation:
         failed = [item for item in solved if item.magnitude is None]
@@ -235,64 +276,101 @@ class _Solver:
         used = set(self.meanings) | {index for item in solved for index in item.chain.used}
         query = _query(self.base, self.wording, _meanings(solved), [item.chain.target for item in solved])
         if not solved:
-            return Derivation(self.question, query, unused=_texts(self.wording, set()), missing=("a formula",),
-                              reason="no chain of formulas leads to the quantity asked for")
-        missing = tuple(dict.fromkeys(self.base.quantities[key].name for item in failed for key in item.chain.missing))
+            return Derivation(
+                self.question,
+                query,
+                unused=_texts(self.wording, set()),
+                missing=("a formula",),
+                reason="no chain of formulas leads to the quantity asked for",
+            )
+        missing = tuple(
+            dict.fromkeys(self.base.quantities[key].name for item in failed for key in item.chain.missing)
+        )
         return Derivation(
-            self.question, query,
+            self.question,
+            query,
             targets=tuple(self.base.quantities[item.chain.target].name for item in solved),
             steps=tuple(step for item in done for step in item.steps),
             values=tuple(self._number(item) for item in done),
-            si_values=tuple(Number(item.magnitude or 0.0, self.base.quantities[item.chain.target].unit)
-                            for item in done),
+            si_values=tuple(
+                Number(item.magnitude or 0.0, self.base.quantities[item.chain.target].unit) for item in done
+            ),
             paths=tuple(path_of(self.base, self.wording, item.chain, item.steps) for item in done),
             pruned=tuple(pruned_of(self.base, chain, reason) for chain, reason in self.rejected[:8]),
             unused=_texts(self.wording, used),
-            assumptions=tuple(dict.fromkeys(text for item in done for text in _assumptions(self.base, item.chain))),
-            results={key: Value(magnitude, self.base.quantities[key].unit, f"{magnitude:g}")
-                     for key, magnitude in self._known(done).items()},
+            assumptions=tuple(
+                dict.fromkeys(text for item in done for text in _assumptions(self.base, item.chain))
+            ),
+            results={
+                key: Value(magnitude, self.base.quantities[key].unit, f"{magnitude:g}")
+                for key, magnitude in self._known(done).items()
+            },
             features=_features(self.wording, solved, used),
             missing=missing,
-            nearest=tuple(self.base.formulas[key].name for item in failed for key in sorted(item.chain.formulas)),
+            nearest=tuple(
+                self.base.formulas[key].name for item in failed for key in sorted(item.chain.formulas)
+            ),
             reason=f"missing: {', '.join(missing)}" if missing else "",
         )
 
     def _known(self, done: Sequence[Solved]) -> dict[str, float]:
-        known = {key: item.magnitude for each in done for key, item in each.chain.resolved.items()
-                 if item.how == "given" and item.magnitude is not None}
+        known = {
+            key: item.magnitude
+            for each in done
+            for key, item in each.chain.resolved.items()
+            if item.how == "given" and item.magnitude is not None
+        }
         return known | {step.quantity: step.magnitude for each in done for step in each.steps}
 
     def _number(self, item: Solved) -> Number:
-        unit = self.base.quantities[item.chain.target].unit
+        quantity = self.base.quantities[item.chain.target]
         magnitude = item.magnitude or 0.0
         wanted = item.slot.unit
-        if wanted and dimension(wanted) == dimension(unit):
-            return Number(convert(magnitude, unit, wanted), wanted)
-        wanted = friendly_unit(magnitude, unit, [value.unit for value in self.wording.values])
-        return Number(convert(magnitude, unit, wanted), wanted)
+        if not wanted or dimension(wanted) != dimension(quantity.unit):
+            wanted = friendly_unit(magnitude, quantity, [value.unit for value in self.wording.values])
+        turn = convert_difference if quantity.role == "change" else convert
+        return Number(turn(magnitude, quantity.unit, wanted), wanted)
+
 
 
 def _bound(complete: Sequence[Solved], incomplete: Chain | None) -> float:
-    costs = [item.chain.cost + _WIDTH for item in complete] + ([incomplete.cost + _MISSING_MARGIN] if incomplete else [])
+    costs = [item.chain.cost + _WIDTH for item in complete] + (
+        [incomplete.cost + _MISSING_MARGIN] if incomplete else []
+    )
     return min(costs, default=float("inf"))
 
 
 def _meanings(solved: Sequence[Solved]) -> dict[int, str]:
-    return {item.value: key for each in solved for key, item in each.chain.resolved.items() if item.value >= 0}
+    return {
+        item.value: key for each in solved for key, item in each.chain.resolved.items() if item.value >= 0
+    }
 
 
 def _query(base: Formulary, wording: Wording, meanings: Mapping[int, str], targets: Sequence[str]) -> Query:
-    variables = [_variable(base, f"x{index}", key, wording.values[index].value)
-                 for index, key in sorted(meanings.items())]
+    variables = [
+        _variable(base, f"x{index}", key, wording.values[index].value)
+        for index, key in sorted(meanings.items())
+    ]
     variables += [_variable(base, f"y{index}", key, None) for index, key in enumerate(targets)]
-    return Query(tuple(variables), (), tuple(f"y{index}" for index in range(len(targets))), Aggregate.SOLVE,
-                 unexplained=_texts(wording, set(meanings)))
+    return Query(
+        tuple(variables),
+        (),
+        tuple(f"y{index}" for index in range(len(targets))),
+        Aggregate.SOLVE,
+        unexplained=_texts(wording, set(meanings)),
+    )
 
 
 def _variable(base: Formulary, name: str, key: str, value: Value | None) -> Var:
     node = base.graph.by_key(f"quantity:{key}")
-    return Var(name, ("quantity",), () if node is None else (node,), base.quantities[key].name, plural=False,
-               value=value)
+    return Var(
+        name,
+        ("quantity",),
+        () if node is None else (node,),
+        base.quantities[key].name,
+        plural=False,
+        value=value,
+    )
 
 
 def _texts(wording: Wording, used: set[int]) -> tuple[str, ...]:
@@ -323,8 +401,8 @@ def _features(wording: Wording, solved: Sequence[Solved], used: set[int]) -> dic
         "num_steps": float(sum(len(item.steps) for item in solved)),
         "num_unused": float(sum(index not in used for index in values)),
         "share_used": sum(index in used for index in values) / len(values) if values else 1.0,
-        "num_defaults": float(sum(item.how == "default" for chain in chains for item in chain.resolved.values())),
+        "num_defaults": float(
+            sum(item.how == "default" for chain in chains for item in chain.resolved.values())
+        ),
         "num_missing": float(sum(len(chain.missing) for chain in chains)),
     }
-
-

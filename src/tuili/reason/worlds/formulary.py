@@ -1,4 +1,4 @@
-"""The collection of formulas as the reasoner reads it from a base: quantities, formulas, constants, materials."""
+"""The collection of formulas as the reasoner reads it: quantities, formulas, constants, materials."""
 
 from __future__ import annotations
 
@@ -155,7 +155,10 @@ class Formulary:
         most: dict[tuple[str, bool, bool], int] = {}
         for key, number in counts.items():
             most[self._sort(key)] = max(number, most.get(self._sort(key), 1))
-        rarity = {key: 1.0 - math.log1p(number) / math.log1p(most[self._sort(key)]) for key, number in counts.items()}
+        rarity = {
+            key: 1.0 - math.log1p(number) / math.log1p(most[self._sort(key)])
+            for key, number in counts.items()
+        }
         for key, quantity in self.quantities.items():
             if quantity.parent in rarity and (quantity.role or key.partition("_")[0] in ORDINALS):
                 rarity[key] = min(rarity[key], rarity[quantity.parent] + _SIDE_RARITY)
@@ -164,8 +167,10 @@ class Formulary:
     @cached_property
     def _uses(self) -> dict[str, int]:
         """In how many formulas each quantity is, its special cases included."""
-        return {key: sum(len(self.formulas_of[each]) for each in (key, *self.descendants[key]))
-                for key in self.quantities}
+        return {
+            key: sum(len(self.formulas_of[each]) for each in (key, *self.descendants[key]))
+            for key in self.quantities
+        }
 
     @cached_property
     def share(self) -> dict[str, float]:
@@ -194,12 +199,15 @@ class Formulary:
         """Whether a formula's quantities don't tell it from others, so that it needs its scenario's words."""
         alike: dict[tuple[str, ...], list[str]] = {}
         for formula in self.formulas.values():
-            kinds = tuple(sorted(self.dimensions[key] for key in formula.where.values()
-                                 if key not in self.constants_of))
+            kinds = tuple(
+                sorted(self.dimensions[key] for key in formula.where.values() if key not in self.constants_of)
+            )
             alike.setdefault(kinds, []).append(formula.id)
         found = {}
         for each in alike.values():
-            ranked = sorted(each, key=lambda key: sum(self.rarity[q] for q in self.formulas[key].where.values()))
+            ranked = sorted(
+                each, key=lambda key: sum(self.rarity[q] for q in self.formulas[key].where.values())
+            )
             for key in ranked:
                 formula = self.formulas[key]
                 is_ratio = len({self.dimensions[q] for q in formula.where.values()}) == 1
@@ -213,14 +221,22 @@ class Formulary:
     @cached_property
     def name_stems(self) -> dict[str, frozenset[str]]:
         """The stems of the words in each quantity's names."""
-        return {key: frozenset(stem(word) for name in quantity.names for word in normalise(name).split()
-                               if len(word) > 3) for key, quantity in self.quantities.items()}
+        return {
+            key: frozenset(
+                stem(word) for name in quantity.names for word in normalise(name).split() if len(word) > 3
+            )
+            for key, quantity in self.quantities.items()
+        }
 
     @cached_property
     def vocabulary(self) -> dict[str, frozenset[str]]:
         """The stems of the words that tell of each formula: its name, description and scenario."""
-        return {formula.id: frozenset(content_stems(" ".join((formula.name, formula.description, *formula.scenario))))
-                for formula in self.formulas.values()}
+        return {
+            formula.id: frozenset(
+                content_stems(" ".join((formula.name, formula.description, *formula.scenario)))
+            )
+            for formula in self.formulas.values()
+        }
 
     def properties(self, material: str) -> dict[str, Known]:
         """Return what is known of a material, by quantity."""
@@ -228,9 +244,15 @@ class Formulary:
             facts = self.graph.step(self.materials[material].id, "has property")
             known = [(self.graph.entity(fact.object).key.partition(":")[2], fact) for fact in facts]
             self._properties[material] = {
-                quantity: Known(f"{self.quantities[quantity].name} of {material}", quantity,
-                                float(fact.data["value"]), str(fact.data["unit"]), fact.source)  # type: ignore[arg-type]
-                for quantity, fact in known}
+                quantity: Known(
+                    f"{self.quantities[quantity].name} of {material}",
+                    quantity,
+                    float(fact.data["value"]),
+                    str(fact.data["unit"]),
+                    fact.source,
+                )
+                for quantity, fact in known
+            }
         return self._properties[material]
 
 
@@ -255,21 +277,44 @@ def _texts(data: Mapping[str, Any], key: str) -> tuple[str, ...]:
 def _quantity(item: Entity) -> Quantity:
     data: Mapping[str, Any] = item.data
     return Quantity(
-        item.key.partition(":")[2], item.name, (item.name, *item.aliases), _texts(data, "symbols"),
-        str(data.get("counts") or data.get("unit") or ""), str(data.get("is_a") or ""), str(data.get("role") or ""),
-        _texts(data, "asks"), _texts(data, "cues"), _texts(data, "zero_cues"),
-        bool(data.get("money", False)), bool(data.get("positive", True)),
-        bool(data.get("counts")) and not data.get("unit"))
+        item.key.partition(":")[2],
+        item.name,
+        (item.name, *item.aliases),
+        _texts(data, "symbols"),
+        str(data.get("counts") or data.get("unit") or ""),
+        str(data.get("is_a") or ""),
+        str(data.get("role") or ""),
+        _texts(data, "asks"),
+        _texts(data, "cues"),
+        _texts(data, "zero_cues"),
+        bool(data.get("money", False)),
+        bool(data.get("positive", True)),
+        bool(data.get("counts")) and not data.get("unit"),
+    )
 
 
 def _formula(item: Entity) -> Formula:
     data: Mapping[str, Any] = item.data
     return Formula(
-        item.key.partition(":")[2], item.name, str(data["expr"]), dict(data["where"]), str(data.get("topic") or ""),
-        _texts(data, "scenario"), item.description, str(data.get("source") or ""),
-        dict(data.get("defaults") or {}), _texts(data, "no_solve"))
+        item.key.partition(":")[2],
+        item.name,
+        str(data["expr"]),
+        dict(data["where"]),
+        str(data.get("topic") or ""),
+        _texts(data, "scenario"),
+        item.description,
+        str(data.get("source") or ""),
+        dict(data.get("defaults") or {}),
+        _texts(data, "no_solve"),
+    )
 
 
 def _constant(item: Entity) -> Known:
     data: Mapping[str, Any] = item.data
-    return Known(item.name, str(data["quantity"]), float(data["value"]), str(data["unit"]), str(data.get("source") or ""))
+    return Known(
+        item.name,
+        str(data["quantity"]),
+        float(data["value"]),
+        str(data["unit"]),
+        str(data.get("source") or ""),
+    )

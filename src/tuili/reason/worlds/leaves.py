@@ -98,22 +98,43 @@ class Leaves:
         for binding in self.scene.bindings.of_quantity.get(key, ())[:_MOST_GIVEN]:
             known_as = self.scene.meanings.get(binding.value, key)
             cost = binding.cost + (0.0 if known_as == key else _NEW_MEANING)
-            yield Resolution("given", key, key, cost, binding.magnitude, binding.value,
-                             evidence=binding.evidence, position=self.scene.wording.value_at[binding.value])
+            yield Resolution(
+                "given",
+                key,
+                key,
+                cost,
+                binding.magnitude,
+                binding.value,
+                evidence=binding.evidence,
+                position=self.scene.wording.value_at[binding.value],
+            )
         yield from self._differences(key)
 
     def _differences(self, key: str) -> Iterator[Resolution]:
         """Yield the width of a range: "from the 3 m mark to the 18 m mark"."""
-        if self.base.quantities[key].role or (key != self.base.general_of(key) and key not in self.scene.named):
+        if self.base.quantities[key].role or (
+            key != self.base.general_of(key) and key not in self.scene.named
+        ):
             return
         values, readings = self.scene.wording.values, self.scene.bindings.readings
         for index in range(len(values) - 1):
             first, second = values[index], values[index + 1]
-            is_range = first.in_range and second.in_range and (first.role, second.role) == ("initial", "final")
+            is_range = (
+                first.in_range and second.in_range and (first.role, second.role) == ("initial", "final")
+            )
             if is_range and key in readings[index] and key in readings[index + 1]:
                 width = readings[index + 1][key][0] - readings[index][key][0]
-                yield Resolution("given", key, key, 0.6, width, index, partner=index + 1, evidence=0.5,
-                                 position=self.scene.wording.value_at[index])
+                yield Resolution(
+                    "given",
+                    key,
+                    key,
+                    0.6,
+                    width,
+                    index,
+                    partner=index + 1,
+                    evidence=0.5,
+                    position=self.scene.wording.value_at[index],
+                )
 
     def _zeros(self, key: str) -> Iterator[Resolution]:
         for via in (key, *self.base.descendants[key]):
@@ -121,7 +142,9 @@ class Leaves:
                 cost, place = self.scene.zeros[via]
                 yield Resolution("zero", key, via, cost + (0.3 if via != key else 0.0), 0.0, position=place)
 
-    def _known_before(self, key: str, how: str, known: Mapping[str, float], cost: float) -> Iterator[Resolution]:
+    def _known_before(
+        self, key: str, how: str, known: Mapping[str, float], cost: float
+    ) -> Iterator[Resolution]:
         for via, magnitude in known.items():
             extra = self.coercion(via, key)
             if extra is not None:
@@ -144,8 +167,15 @@ class Leaves:
                 extra = self.coercion(via, goal.quantity)
                 if extra is not None:
                     cost = 0.1 + self._property_cost(goal, via, extra) + self._side_cost(goal.quantity, first)
-                    yield Resolution("property", goal.quantity, via, cost + 0.02 * order, known=known,
-                                     material=name, position=first)
+                    yield Resolution(
+                        "property",
+                        goal.quantity,
+                        via,
+                        cost + 0.02 * order,
+                        known=known,
+                        material=name,
+                        position=first,
+                    )
 
     def _property_cost(self, goal: Goal, via: str, extra: float) -> float:
         """A property that the question doesn't name is seldom what it asks for."""
@@ -163,7 +193,7 @@ class Leaves:
 
     def _side_cost(self, key: str, place: int) -> float:
         """A material after "from" is the first of two, one after "into" the second."""
-        words = {word.text.casefold() for word in self.scene.wording.words[max(0, place - 2):place]}
+        words = {word.text.casefold() for word in self.scene.wording.words[max(0, place - 2) : place]}
         side = "first" if "from" in words else "second" if words & {"into", "to", "enters", "strikes"} else ""
         ordinal = key.partition("_")[0]
         return 0.5 if side and ordinal in ("first", "second") and ordinal != side else 0.0
@@ -176,7 +206,9 @@ class Leaves:
             yield Resolution("constant", key, key, cost, known=self.base.constants_of[key])
         if goal.default in self.base.constants:
             known = self.base.constants[goal.default]
-            yield Resolution("default", key, key, self.default_cost(known.quantity, goal.is_told), known=known)
+            yield Resolution(
+                "default", key, key, self.default_cost(known.quantity, goal.is_told), known=known
+            )
 
     def default_cost(self, quantity: str, is_told: bool) -> float:
         """What a formula's own constant costs: little if the question's words tell of either."""

@@ -8,23 +8,32 @@ from dataclasses import dataclass, replace
 
 from tuili.errors import InputError
 from tuili.reason.answer import Path, PathEdge, Pruned
-from tuili.reason.verify import convert, dimension, solve
+from tuili.reason.verify import convert, solve
 from tuili.reason.worlds.chains import Chain
-from tuili.reason.worlds.formulary import Formulary
+from tuili.reason.worlds.formulary import Formulary, Quantity
 from tuili.reason.worlds.leaves import Resolution
 from tuili.reason.worlds.wording import Wording
 
-_PREFIXED = {"meter": 10_000.0, "joule": 1_000.0, "watt": 1_000.0, "newton": 10_000.0, "pascal": 1_000.0,
-             "volt": 1_000.0, "hertz": 1_000.0}
+_PREFIXED = {
+    "meter": 10_000.0,
+    "joule": 1_000.0,
+    "watt": 1_000.0,
+    "newton": 10_000.0,
+    "pascal": 1_000.0,
+    "volt": 1_000.0,
+    "hertz": 1_000.0,
+}
+_SMALL_PREFIXES = (("milli", 1e-4), ("micro", 1e-7), ("nano", 1e-10))
+_TIMES = (("year", 6.3e7), ("day", 172_800.0), ("hour", 7200.0), ("minute", 300.0))
+_LENGTHS = {"meter", "centimeter", "millimeter", "kilometer", "foot", "inch"}
+_POWERS = {"meter ** 2", "meter ** 3"}
 _SMALL = {"meter", "ampere", "volt", "coulomb", "farad", "watt", "joule", "henry", "tesla", "second"}
-
-
 _CHANGE = 1.01
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One formula solved for one quantity; `inputs` maps its symbols to magnitudes in the quantities' units."""
+    """One formula solved for one quantity; `inputs` maps its symbols to magnitudes in SI base units."""
 
     formula: str
     expr: str
@@ -52,7 +61,18 @@ def evaluate(base: Formulary, chain: Chain) -> tuple[Step, ...] | None:
         item = chain.resolved[chain.target]
         quantity = base.quantities[chain.target]
         name = item.known.name if item.known else quantity.name
-        steps.append(Step(name, "", {}, "", chain.target, magnitude, quantity.unit, item.known.source if item.known else ""))
+        steps.append(
+            Step(
+                name,
+                "",
+                {},
+                "",
+                chain.target,
+                magnitude,
+                quantity.unit,
+                item.known.source if item.known else "",
+            )
+        )
     return tuple(steps)
 
 
@@ -70,7 +90,9 @@ def depends_on_givens(base: Formulary, chain: Chain, magnitude: float) -> bool:
     return True
 
 
-def _value(base: Formulary, chain: Chain, key: str, known: dict[str, float], steps: list[Step]) -> float | None:
+def _value(
+    base: Formulary, chain: Chain, key: str, known: dict[str, float], steps: list[Step]
+) -> float | None:
     if key in known:
         return known[key]
     item = chain.resolved[key]
@@ -106,38 +128,45 @@ def _solved(
     found = solve(formula.expr, symbol, inputs, positive=quantity.is_positive, no_solve=formula.no_solve)
     if found is not None:
         found = convert(found, quantity.plain_unit, quantity.unit)
-        steps.append(Step(formula.name, formula.expr, inputs, symbol, item.quantity, found, quantity.unit,
-                          formula.source))
+        steps.append(
+            Step(
+                formula.name,
+                formula.expr,
+                inputs,
+                symbol,
+                item.quantity,
+                found,
+                quantity.unit,
+                formula.source,
+            )
+        )
     return found
 
 
-def friendly_unit(magnitude: float, unit: str, given: Sequence[str]) -> str:
+def friendly_unit(magnitude: float, quantity: Quantity, given: Sequence[str]) -> str:
     """Return the unit in which people would give a magnitude: kilojoules, minutes, °C if °C were given."""
-    size = abs(magnitude)
-    if unit == "kelvin" and "degree_Celsius" in given and dimension(unit) == "[temperature]":
-        return unit
+    unit, size = quantity.unit, abs(magnitude)
+    if unit == "kelvin" and quantity.role != "change" and "degree_Celsius" in given:
+        return "degree_Celsius"
+    if unit.startswith("meter"):
+        lengths = {each for each in given if each in _LENGTHS}
+        unit = unit.replace("meter", lengths.pop()) if len(lengths) == 1 and unit in _POWERS else unit
     if unit == "second":
-        return _friendly_time(size, unit)
+        return next((name for name, seconds in _TIMES if size >= seconds), unit)
     if unit in _PREFIXED and size >= _PREFIXED[unit]:
         return f"mega{unit}" if size >= 1e6 else f"kilo{unit}"
-    if unit in _SMALL and 0 < size < 0.1:
-        return f"{'milli' if size >= 1e-4 else 'micro' if size >= 1e-7 else 'nano'}{unit}" if size >= 1e-10 else unit
-    return unit
-
-
-def _friendly_time(size: float, unit: str) -> str:
-    for name, seconds in (("year", 6.3e7), ("day", 172_800.0), ("hour", 7200.0), ("minute", 300.0)):
-        if size >= seconds:
-            return name
-    return friendly_unit(size, "second ", ()).strip() if size < 0 else unit
+    prefix = next((name for name, least in _SMALL_PREFIXES if size >= least), "")
+    return prefix + unit if unit in _SMALL and size < 0.1 else unit
 
 
 def path_of(base: Formulary, wording: Wording, chain: Chain, steps: Sequence[Step]) -> Path:
     """Return a chain as a path: values, quantities, formulas, and the target, with sources."""
     edges = tuple(_edges(base, wording, chain))
     if not edges:
-        edges = tuple(PathEdge(step.formula, "gives", base.quantities[step.quantity].name, source=step.source)
-                      for step in steps)
+        edges = tuple(
+            PathEdge(step.formula, "gives", base.quantities[step.quantity].name, source=step.source)
+            for step in steps
+        )
     return Path(edges, math.exp(-max(0.0, chain.cost) / 4))
 
 
@@ -149,15 +178,25 @@ def _edges(base: Formulary, wording: Wording, chain: Chain) -> Iterator[PathEdge
             yield from _formula_edges(base, item, name)
         elif item.how == "given":
             text = wording.values[item.value].value.text
-            yield PathEdge(text, "is the", name, math.exp(-max(0.0, item.cost)), {"evidence": item.evidence}, "question")
+            yield PathEdge(
+                text, "is the", name, math.exp(-max(0.0, item.cost)), {"evidence": item.evidence}, "question"
+            )
         elif item.known:
             relation = "value of" if item.how in ("constant", "default") else "property of"
-            yield PathEdge(f"{item.known.name} = {item.known.magnitude:g} {item.known.unit}", relation, name,
-                           math.exp(-max(0.0, item.cost)), {}, item.known.source)
+            yield PathEdge(
+                f"{item.known.name} = {item.known.magnitude:g} {item.known.unit}",
+                relation,
+                name,
+                math.exp(-max(0.0, item.cost)),
+                {},
+                item.known.source,
+            )
         elif item.how == "zero":
             yield PathEdge("0", "is the", name, math.exp(-item.cost), {}, "question")
         else:
-            yield PathEdge(f"{item.magnitude:g}", f"is the {item.how}", name, math.exp(-item.cost), {}, "conversation")
+            yield PathEdge(
+                f"{item.magnitude:g}", f"is the {item.how}", name, math.exp(-item.cost), {}, "conversation"
+            )
 
 
 def _formula_edges(base: Formulary, item: Resolution, name: str) -> Iterator[PathEdge]:
@@ -166,14 +205,27 @@ def _formula_edges(base: Formulary, item: Resolution, name: str) -> Iterator[Pat
     source = f"{formula.source}; {formula.topic}.toml" if formula.source else f"{formula.topic}.toml"
     for symbol, key in formula.where.items():
         if key != item.via:
-            yield PathEdge(base.quantities[key].name, f"{symbol} in", f"{formula.name}: {formula.expr}", 1.0, {}, source)
-    yield PathEdge(f"{formula.name}: {formula.expr}", "gives", base.quantities[item.via].name,
-                   math.exp(-max(0.0, item.cost)), {"scenario": item.evidence}, source)
+            yield PathEdge(
+                base.quantities[key].name, f"{symbol} in", f"{formula.name}: {formula.expr}", 1.0, {}, source
+            )
+    yield PathEdge(
+        f"{formula.name}: {formula.expr}",
+        "gives",
+        base.quantities[item.via].name,
+        math.exp(-max(0.0, item.cost)),
+        {"scenario": item.evidence},
+        source,
+    )
     if item.via != item.quantity:
         yield PathEdge(base.quantities[item.via].name, "is a", name, 1.0, {}, source)
 
 
 def pruned_of(base: Formulary, chain: Chain, reason: str) -> Pruned:
     """Return a chain that was not taken, with the reason."""
-    names = ", ".join(base.formulas[key].name for key in sorted(chain.formulas)) or base.quantities[chain.target].name
-    return Pruned(f"{base.quantities[chain.target].name} by {names}", math.exp(-max(0.0, chain.cost) / 4), reason)
+    names = (
+        ", ".join(base.formulas[key].name for key in sorted(chain.formulas))
+        or base.quantities[chain.target].name
+    )
+    return Pruned(
+        f"{base.quantities[chain.target].name} by {names}", math.exp(-max(0.0, chain.cost) / 4), reason
+    )

@@ -23,7 +23,7 @@ _UNUSED_MATERIAL = 0.5
 
 @dataclass
 class Scene:
-    """All that a question says: readings of its values, zeros, materials, earlier results, fitting formulas."""
+    """All that a question says: readings of its values, zeros, materials, results, fitting formulas."""
 
     base: Formulary
     wording: Wording
@@ -46,10 +46,14 @@ class Scene:
     @cached_property
     def materials(self) -> list[tuple[str, int, int]]:
         """Materials named in the question, with first and last token; the longest name at each place."""
-        mentions = sorted(self.wording.of_kind("material"), key=lambda item: (item.first, item.first - item.last))
+        mentions = sorted(
+            self.wording.of_kind("material"), key=lambda item: (item.first, item.first - item.last)
+        )
         found: list[tuple[str, int, int]] = []
         for mention in mentions:
-            if mention.fit > 0.8 and (not found or mention.first > found[-1][2] or mention.span == found[-1][1:]):
+            if mention.fit > 0.8 and (
+                not found or mention.first > found[-1][2] or mention.span == found[-1][1:]
+            ):
                 found.append((mention.ref, mention.first, mention.last))
         return found
 
@@ -63,8 +67,10 @@ class Scene:
         fits: dict[str, dict[tuple[int, int], float]] = {}
         longest = [mention.span for mention in mentions if mention.num_words > 1]
         for mention in mentions:
-            if any(first <= mention.first and mention.last <= last and (first, last) != mention.span
-                   for first, last in longest):
+            if any(
+                first <= mention.first and mention.last <= last and (first, last) != mention.span
+                for first, last in longest
+            ):
                 continue
             weight = mention.fit * (0.75 if mention.num_words == 1 else 0.9) / sharing[mention.span] ** 0.25
             spans = fits.setdefault(mention.ref, {})
@@ -74,14 +80,22 @@ class Scene:
     @cached_property
     def fit(self) -> dict[str, float]:
         """How well each formula fits: by its own words, and by the names of its quantities."""
-        named = self.named | {above for key in self.named for above in self.base.ancestors[key]} | {
-            below for key in self.named for below in self.base.descendants[key]}
+        named = (
+            self.named
+            | {above for key in self.named for above in self.base.ancestors[key]}
+            | {below for key in self.named for below in self.base.descendants[key]}
+        )
         found = {}
         for formula in self.base.formulas.values():
             needed = [key for key in formula.where.values() if key not in self.base.constants_of]
             share = sum(key in named for key in needed) / len(needed) if needed else 0.0
-            found[formula.id] = _combined([self.scenario.get(formula.id, 0.0), _NAMED * share * share,
-                                           _OVERLAP * self.wording.overlap.get(formula.id, 0.0)])
+            found[formula.id] = _combined(
+                [
+                    self.scenario.get(formula.id, 0.0),
+                    _NAMED * share * share,
+                    _OVERLAP * self.wording.overlap.get(formula.id, 0.0),
+                ]
+            )
         return found
 
     @cached_property
@@ -99,8 +113,15 @@ class Scene:
         """What it costs to leave each value out."""
         found: list[float] = []
         for index, item in enumerate(self.wording.values):
-            kind = ("word" if item.in_words and item.is_bare else "bare" if item.is_bare
-                    else "money" if item.is_money else "unit")
+            kind = (
+                "word"
+                if item.in_words and item.is_bare
+                else "bare"
+                if item.is_bare
+                else "money"
+                if item.is_money
+                else "unit"
+            )
             cost = 0.0 if index in self.meanings or self._is_repeated(index) else _UNUSED[kind]
             found.append(cost * self.patience)
         return found
@@ -111,8 +132,11 @@ class Scene:
         for other in range(index + 1, len(self.wording.values)):
             shared = mine.keys() & self.bindings.readings[other].keys()
             key = min(shared, default="")
-            if key and self.wording.values[index].unit and abs(
-                    mine[key][0] - self.bindings.readings[other][key][0]) <= 1e-9 * abs(mine[key][0]):
+            if (
+                key
+                and self.wording.values[index].unit
+                and abs(mine[key][0] - self.bindings.readings[other][key][0]) <= 1e-9 * abs(mine[key][0])
+            ):
                 return True
         return False
 
@@ -127,7 +151,7 @@ class Scene:
         """For each formula the stems of the question's words that tell of it."""
         found: dict[str, set[str]] = {}
         for mention in self.wording.of_kind("scenario", "formula"):
-            stems = {word.stem for word in self.wording.words[mention.first:mention.last + 1]}
+            stems = {word.stem for word in self.wording.words[mention.first : mention.last + 1]}
             found.setdefault(mention.ref, set()).update(stems)
         return {key: frozenset(stems) for key, stems in found.items()}
 

@@ -15,10 +15,16 @@ from tuili.reason.worlds.formulary import Formulary
 from tuili.reason.worlds.wording import Mention, Word, Wording
 
 _QUESTION_WORDS = frozenset("what which how where when whats".split())
-_COMMANDS = frozenset("find determine calculate compute estimate obtain evaluate derive convert work state".split())
-_SUBORDINATE = frozenset("if when whose while after that since because although as given knowing under "
-                         "once until before who".split())
-_ARTICLES = frozenset("a an the its their his her my then also first total great large big much is are was".split())
+_COMMANDS = frozenset(
+    "find determine calculate compute estimate obtain evaluate derive convert work state".split()
+)
+_SUBORDINATE = frozenset(
+    "if when whose while after that since because although as given knowing under "
+    "once until before who".split()
+)
+_ARTICLES = frozenset(
+    "a an the its their his her my then also first total great large big much is are was".split()
+)
 _STEM = 6
 _BARE_COUNT = 1.4
 _ENDS = ".?;!"
@@ -49,17 +55,16 @@ class Asked:
         self.evidence = bindings.evidence
         self.readings = bindings.readings
         self.units = _asked_units(wording)
-        self.names = sorted((mention for mention in wording.of_kind("name") if mention.fit > 0.6),
-                            key=lambda mention: (mention.first, -mention.last))
+        self.names = sorted(
+            (mention for mention in wording.of_kind("name") if mention.fit > 0.6),
+            key=lambda mention: (mention.first, -mention.last),
+        )
         self.asks = wording.of_kind("ask")
 
     def slots(self) -> list[Slot]:
         """Return what is asked for, in order; empty if nothing that the base knows."""
         zones = self._zones()
-        if not zones:
-            slots = self._elliptic()
-        else:
-            slots = [slot for zone in zones for slot in self._in_zone(*zone)]
+        slots = self._elliptic() if not zones else [slot for zone in zones for slot in self._in_zone(*zone)]
         return [slot for slot in _merged(slots) if slot.candidates]
 
     @property
@@ -69,8 +74,11 @@ class Asked:
 
     def _zones(self) -> list[tuple[int, int]]:
         starts = [index for index in range(len(self.words)) if self._is_trigger(index)]
-        starts = [start for position, start in enumerate(starts)
-                  if position == 0 or start - starts[position - 1] > 1]
+        starts = [
+            start
+            for position, start in enumerate(starts)
+            if position == 0 or start - starts[position - 1] > 1
+        ]
         zones = []
         for position, start in enumerate(starts):
             end = starts[position + 1] if position + 1 < len(starts) else len(self.words)
@@ -91,26 +99,41 @@ class Asked:
         if word in ("when", "where"):
             return before in (".", "?", ";", "!") or (word == "where" and before in ("and", ":"))
         if word == "which":
-            return before != "," and (index < 2 or before in (".", ";", ":", "and", "?")
-                                      or self.words[index - 2].is_mark)
+            return before != "," and (
+                index < 2 or before in (".", ";", ":", "and", "?") or self.words[index - 2].is_mark
+            )
         return True
 
     def _in_zone(self, start: int, end: int) -> list[Slot]:
         slot = Slot(label=self._text(start, end), start=start)
         slots = [slot]
         for mention in self._asks_at(start, end):
-            slot.add(mention.ref, 0.3 - 0.06 * min(mention.num_words, 5) + 0.8 * (1 - mention.fit)
-                     + (_BARE_COUNT if self._is_bare_count(mention) else 0.0))
+            slot.add(
+                mention.ref,
+                0.3
+                - 0.06 * min(mention.num_words, 5)
+                + 0.8 * (1 - mention.fit)
+                + (_BARE_COUNT if self._is_bare_count(mention) else 0.0),
+            )
         self._add_counted_unit(slot, start)
         rank = 0
         for mention in self._named(start, end):
             attached = self._is_attached(mention)
             if attached and mention.first > start + 3:
                 continue
-            if rank and not attached and not self._is_subordinate(start, mention.first) and self._is_joined(mention):
+            if (
+                rank
+                and not attached
+                and not self._is_subordinate(start, mention.first)
+                and self._is_joined(mention)
+            ):
                 slots.append(slot := Slot(label=self._text(mention.first, end), start=mention.first))
                 rank = 0
-            cost = 0.45 * rank + (1.3 if attached else 0.0) + (0.6 if self._is_subordinate(start, mention.first) else 0)
+            cost = (
+                0.45 * rank
+                + (1.3 if attached else 0.0)
+                + (0.6 if self._is_subordinate(start, mention.first) else 0)
+            )
             slot.add(mention.ref, self._name_cost(mention) + cost)
             rank += not self._shares_span(mention)
         if min(slot.candidates.values(), default=9.0) > 1.0:
@@ -121,8 +144,14 @@ class Asked:
 
     def _add_partial(self, slot: Slot, start: int, end: int) -> None:
         """Take quantities of whose name the question has one word ("where is the image": image distance)."""
-        stems = {word.stem[:_STEM] for word in self.words[start + 1:end] if word.value < 0 and len(word.stem) > 3
-                 and word.text.casefold() not in FUNCTION_WORDS and not self._is_known_value_word(word)}
+        stems = {
+            word.stem[:_STEM]
+            for word in self.words[start + 1 : end]
+            if word.value < 0
+            and len(word.stem) > 3
+            and word.text.casefold() not in FUNCTION_WORDS
+            and not self._is_known_value_word(word)
+        }
         for key, quantity in self.base.quantities.items():
             for name in quantity.names:
                 words = [stem(word)[:_STEM] for word in normalise(name).split()]
@@ -133,20 +162,29 @@ class Asked:
     def _add_pronoun(self, slot: Slot, start: int, end: int) -> None:
         """Take "how high is it at the end" to ask for the quantity named last."""
         before = [mention for mention in self.names if mention.last < start]
-        if before and any(word.text.casefold() == "it" for word in self.words[start + 1:min(start + 5, end)]):
+        if before and any(
+            word.text.casefold() == "it" for word in self.words[start + 1 : min(start + 5, end)]
+        ):
             slot.add(before[-1].ref, 0.9)
 
     def _is_known_value_word(self, word: Word) -> bool:
         """Tell whether a word belongs to a value, or is in a name that does."""
         at = self.words.index(word)
-        following = [other for other in self.words[at + 1:at + 4] if other.text.casefold() not in ("of", "=", "is")]
+        following = [
+            other for other in self.words[at + 1 : at + 4] if other.text.casefold() not in ("of", "=", "is")
+        ]
         if self.words[at - 1].value >= 0 or (following and following[0].value >= 0):
             return True
-        return any(mention.first <= at <= mention.last and self._is_attached(mention) for mention in self.names)
+        return any(
+            mention.first <= at <= mention.last and self._is_attached(mention) for mention in self.names
+        )
 
     def _is_bare_count(self, mention: Mention) -> bool:
         """Tell whether a question phrase is a mere "how many", which asks for whatever follows."""
-        return [word.text.casefold() for word in self.words[mention.first:mention.last + 1]] == ["how", "many"]
+        return [word.text.casefold() for word in self.words[mention.first : mention.last + 1]] == [
+            "how",
+            "many",
+        ]
 
     def _shares_span(self, mention: Mention) -> bool:
         index = self.names.index(mention)
@@ -160,11 +198,14 @@ class Asked:
 
     def _asks_at(self, start: int, end: int) -> list[Mention]:
         """Question phrases that begin at the trigger, or with the preposition before it."""
-        return [mention for mention in self.asks if start - 2 <= mention.first <= start + 1 and mention.last < end + 1
-                and mention.last >= start]
+        return [
+            mention
+            for mention in self.asks
+            if start - 2 <= mention.first <= start + 1 and mention.last < end + 1 and mention.last >= start
+        ]
 
     def _is_subordinate(self, start: int, first: int) -> bool:
-        return any(word.text.casefold() in _SUBORDINATE for word in self.words[start + 1:first])
+        return any(word.text.casefold() in _SUBORDINATE for word in self.words[start + 1 : first])
 
     def _is_joined(self, mention: Mention) -> bool:
         """Tell whether a name follows "and" or "then", articles and adjectives between."""
@@ -184,7 +225,9 @@ class Asked:
             return True
         for index, near in enumerate(self.evidence):
             at = self.wording.value_at[index]
-            gap = self.words[mention.last + 1:at] if mention.last < at else self.words[at + 1:mention.first]
+            gap = (
+                self.words[mention.last + 1 : at] if mention.last < at else self.words[at + 1 : mention.first]
+            )
             if near.get(mention.ref, 0.0) < 0.75 or len(gap) > 4 or any(word.text in ",;.?!" for word in gap):
                 continue
             if mention.last < at and any(word.text == ":" for word in gap):
@@ -193,13 +236,19 @@ class Asked:
         return False
 
     def _is_followed_by_value(self, mention: Mention) -> bool:
-        following = [word for word in self.words[mention.last + 1:mention.last + 3] if word.text != "="]
+        following = [word for word in self.words[mention.last + 1 : mention.last + 3] if word.text != "="]
         return bool(following) and following[0].value >= 0
 
     def _add_counted_unit(self, slot: Slot, start: int) -> None:
         """Read "how many joules": any quantity with that dimension may be meant."""
-        asked = next(((unit, at) for unit, at in self.units if start < at <= start + 2
-                      and self.words[start].text.casefold() == "how"), None)
+        asked = next(
+            (
+                (unit, at)
+                for unit, at in self.units
+                if start < at <= start + 2 and self.words[start].text.casefold() == "how"
+            ),
+            None,
+        )
         if asked:
             self._add_unit_candidates(slot, asked[0], 0.55)
 
@@ -219,14 +268,28 @@ class Asked:
             self._limit(slot, unit)
 
     def _limit(self, slot: Slot, unit: Unit) -> None:
-        fitting = {key: cost for key, cost in slot.candidates.items()
-                   if _fits(unit, self.base.dimensions[key], self.base.quantities[key].is_angle,
-                            self.base.quantities[key].is_money)}
+        fitting = {
+            key: cost
+            for key, cost in slot.candidates.items()
+            if _fits(
+                unit,
+                self.base.dimensions[key],
+                self.base.quantities[key].is_angle,
+                self.base.quantities[key].is_money,
+            )
+        }
         if not fitting:
             self._add_unit_candidates(slot, unit, 0.7)
-            fitting = {key: cost for key, cost in slot.candidates.items()
-                       if _fits(unit, self.base.dimensions[key], self.base.quantities[key].is_angle,
-                                self.base.quantities[key].is_money)}
+            fitting = {
+                key: cost
+                for key, cost in slot.candidates.items()
+                if _fits(
+                    unit,
+                    self.base.dimensions[key],
+                    self.base.quantities[key].is_angle,
+                    self.base.quantities[key].is_money,
+                )
+            }
         if fitting and unit.text != "percent":
             slot.candidates = fitting
         slot.unit, slot.unit_text = unit.text, unit.text
@@ -242,7 +305,9 @@ class Asked:
             inside = mention.first >= clause
             cost = 0.0 if inside else 0.35 + 0.1 * min(3, mention.first)
             if inside and slot.candidates and self._is_joined(mention) and slot.start:
-                slots.append(slot := Slot(start=mention.first, label=self._text(mention.first, len(self.words))))
+                slots.append(
+                    slot := Slot(start=mention.first, label=self._text(mention.first, len(self.words)))
+                )
             elif inside and not slot.start:
                 slot.start = max(1, mention.first)
             slot.add(mention.ref, self._name_cost(mention) + cost)
@@ -250,10 +315,12 @@ class Asked:
             if self.wording.sentence_of[mention.first] == last:
                 slot.add(mention.ref, 0.3 + 0.8 * (1 - mention.fit))
         for unit, at in self.units:
-            self._limit([each for each in slots if each.start <= max(at, 1)][-1] if len(slots) > 1 else slots[0], unit)
+            self._limit(
+                [each for each in slots if each.start <= max(at, 1)][-1] if len(slots) > 1 else slots[0], unit
+            )
         if not slots[0].candidates:
             self._add_free_units(slots[0])
-        if not slots[0].candidates:
+        if not slots[0].candidates and self.readings:
             self._add_partial(slots[0], self._last_mark(), len(self.words))
         return slots
 
@@ -269,7 +336,8 @@ class Asked:
         while marks:
             start = marks.pop() + 1
             if any(start <= mention.first for mention in self.names) or any(
-                    start <= at for _unit, at in self.units):
+                start <= at for _unit, at in self.units
+            ):
                 return self._with_joined(start)
         return 0
 
@@ -280,36 +348,45 @@ class Asked:
     def _with_joined(self, start: int) -> int:
         """Take in the clause before ", and": "current, and power?" asks for both."""
         if start < len(self.words) and self.words[start].text.casefold() in ("and", "then"):
-            before = [index for index, word in enumerate(self.words[:start - 1]) if word.text in ",;:.?!"]
+            before = [index for index, word in enumerate(self.words[: start - 1]) if word.text in ",;:.?!"]
             return before[-1] + 1 if before else 0
         return start
 
     def _text(self, start: int, end: int) -> str:
         if start >= len(self.words):
             return ""
-        return self.wording.question[self.words[start].start:self.words[min(end, len(self.words)) - 1].end]
+        return self.wording.question[self.words[start].start : self.words[min(end, len(self.words)) - 1].end]
 
 
 def _asked_units(wording: Wording) -> list[tuple[Unit, int]]:
     """Units without a number after "how many", "in" or at a question's end, with their tokens."""
     found = []
     for unit, start in find_units(wording.question):
-        at = next((index for index, word in enumerate(wording.words) if word.start >= start and word.value < 0), -1)
+        at = next(
+            (index for index, word in enumerate(wording.words) if word.start >= start and word.value < 0), -1
+        )
         if at < 0:
             continue
-        before = [word.text.casefold() for word in wording.words[max(0, at - 3):at]]
-        after = wording.words[at + 1:at + 2]
-        is_plural = wording.question[start:unit.end].endswith("s") and unit.is_word
-        wanted = (before[-2:] == ["how", "many"] or before[-1:] in (["in"], ["to"], ["into"], ["of"], ["a"])
-                  or before[-2:] in (["in", "degrees"], ["how", "much"]))
-        at_end = all(word.is_mark for word in wording.words[at + 1:])
-        if (wanted and _may_ask(before, unit, is_plural, wording, at)) or (at_end and (is_plural or not unit.is_word)) or (is_plural and before[-1:] == ["the"] and after and after[0].text == "of"):
+        before = [word.text.casefold() for word in wording.words[max(0, at - 3) : at]]
+        after = wording.words[at + 1 : at + 2]
+        is_plural = wording.question[start : unit.end].endswith("s") and unit.is_word
+        wanted = (
+            before[-2:] == ["how", "many"]
+            or before[-1:] in (["in"], ["to"], ["into"], ["of"], ["a"])
+            or before[-2:] in (["in", "degrees"], ["how", "much"])
+        )
+        at_end = all(word.is_mark for word in wording.words[at + 1 :])
+        if (
+            (wanted and _may_ask(before, unit, is_plural, wording, at))
+            or (at_end and (is_plural or not unit.is_word))
+            or (is_plural and before[-1:] == ["the"] and after and after[0].text == "of")
+        ):
             found.append((unit, at))
     return found
 
 
 def _may_ask(before: list[str], unit: Unit, is_plural: bool, wording: Wording, at: int) -> bool:
-    text = wording.question[wording.words[at].start:unit.end]
+    text = wording.question[wording.words[at].start : unit.end]
     if before[-2:] == ["how", "many"]:
         return unit.text not in ("percent",) or True
     if before[-1:] == ["a"]:
@@ -317,7 +394,8 @@ def _may_ask(before: list[str], unit: Unit, is_plural: bool, wording: Wording, a
     if before[-1:] == ["of"]:
         return False
     return text.casefold() not in ("second", "a", "molar", "gray", "bar", "air", "day", "time") and (
-        before[-1:] == ["in"] or "ahrenheit" in text or "elsius" in text or is_plural or not unit.is_word)
+        before[-1:] == ["in"] or "ahrenheit" in text or "elsius" in text or is_plural or not unit.is_word
+    )
 
 
 def _fits(unit: Unit, wanted: str, is_angle: bool, is_money: bool) -> bool:

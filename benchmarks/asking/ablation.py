@@ -1,0 +1,77 @@
+"""Ablation of the edge weights: each part alone, each pair, all parts, and the mix as shipped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+from asking.answers import Asked, ask
+from asking.descriptions import Described, Remembering, always, descriptions, reciprocal_rank
+from asking.questions import Question
+from runner import Result, share, watched
+
+from tuili.reason.weights import Mix, Weigher
+
+if TYPE_CHECKING:
+    from tuili.reasoner import Reasoner
+
+PARTS = ("prior", "bertscore", "attention")
+
+
+def mixes(fitted: Mix) -> dict[str, Mix]:
+    """Return every mix by name; parts that are left out weigh 0, the others keep their fitted weights."""
+    found = {}
+    for size in (1, 2, 3):
+        for kept in combinations(PARTS, size):
+            left_out = dict.fromkeys(set(PARTS) - set(kept), 0.0)
+            weights = {name: getattr(fitted, name) or 1.0 for name in kept}
+            found["+".join(kept)] = always(replace(fitted, **left_out, **weights))
+    return found | {"shipped": fitted}
+
+
+def ablation(prefix: str, reasoner: Reasoner, asked: Sequence[Asked]) -> Iterator[Result]:
+    """Yield for every mix the accuracy, and the mean reciprocal rank of the right candidate.
+
+    Only answerable questions count whose query holds a description. The prior alone is the baseline.
+    """
+    from tuili.reasoner import Reasoner, ReasonerConfig
+
+    questions = [one.question for one in asked if not one.wording and one.question.answerable and described(one)]
+    encoder = Remembering(reasoner.encoder)
+    reader = Reasoner(config=reasoner.config)
+    reader.encoder = encoder  # type: ignore[assignment]
+    items = [item for question in watched(questions, "descriptions") for item in descriptions(reader, question)]
+    rows: dict[str, list[Result]] = {}
+    for name, mix in mixes(reasoner.config.mix).items():
+        chosen = Reasoner(config=ReasonerConfig(mix=mix))
+        chosen.encoder = encoder  # type: ignore[assignment]
+        rows[name] = [*_accuracy(f"{prefix}.{name}", chosen, questions), *_ranks(f"{prefix}.{name}", chosen, items)]
+    for name, results in rows.items():
+        for result, alone in zip(results, rows["prior"], strict=True):
+            baseline = None if name == "prior" else {"name": "prior alone", "value": alone.value}
+            yield replace(result, baseline=baseline)
+
+
+def described(one: Asked) -> bool:
+    """Tell whether a question's query holds a description."""
+    return one.answer.query is not None and any(var.text for var in one.answer.query.variables)
+
+
+def _accuracy(prefix: str, reasoner: Reasoner, questions: Sequence[Question]) -> Iterator[Result]:
+    rights = [float(ask(reasoner, question).right) for question in watched(questions, prefix)]
+    if rights:
+        yield share(f"{prefix}.accuracy", rights)
+
+
+def _ranks(prefix: str, reasoner: Reasoner, items: Sequence[Described]) -> Iterator[Result]:
+    """Yield the mean reciprocal rank; descriptions of which no candidate is right can't tell mixes apart."""
+    ranks = []
+    for item in items:
+        if item.right:
+            graph = reasoner.base(item.question.kb).graph
+            weigher = Weigher(graph, lambda: reasoner.encoder, reasoner.config.mix)
+            ranks.append(reciprocal_rank(weigher.match(item.text, item.ids), item.right))
+    if ranks:
+        yield share(f"{prefix}.mrr", ranks)

@@ -1,0 +1,55 @@
+import json
+from pathlib import Path
+
+import pytest
+import size
+import tables
+
+ROWS = [
+    {"name": "accuracy/python", "value": 0.9, "unit": "fraction", "spread": 0.031, "n": 90,
+     "baseline": {"name": "BM25", "value": 0.25}},
+    {"name": "latency/warm", "value": 12.34, "unit": "ms", "spread": None, "n": 5, "baseline": None},
+    {"hardware": {"cpu": "some CPU", "cores": 2}, "versions": {"python": "3.11.7", "torch": "2.13.0"},
+     "commit": "0123456789ab", "date": "2026-11-23T00:00:00Z"},
+]  # fmt: skip
+EMPTY = "# Title\n<!-- table: ask accuracy -->\nold\n<!-- end of table -->\nrest\n"
+
+
+@pytest.fixture
+def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    return tmp_path / "ask.json"
+
+
+def test_a_table_is_written_from_the_results(results: Path):
+    results.write_text(json.dumps(ROWS))
+    text = tables.filled(EMPTY)
+    assert "| accuracy/python | 90 ± 3.1 % | 90 | BM25: 25 % |" in text
+    assert "latency" not in text
+    assert "commit 012345678: some CPU, 2 cores, Python 3.11.7, torch 2.13.0" in text
+    assert text.endswith("<!-- end of table -->\nrest\n")
+    assert tables.filled(text) == text
+
+
+def test_without_prefixes_everything_is_shown(results: Path):
+    results.write_text(json.dumps(ROWS))
+    assert "| latency/warm | 12.34 ms | 5 |  |" in tables.filled(EMPTY.replace(" accuracy", ""))
+
+
+def test_what_was_not_measured_says_so(results: Path):
+    assert tables.NOT_MEASURED in tables.filled(EMPTY)
+    results.write_text(json.dumps(ROWS[1:]))
+    assert tables.NOT_MEASURED in tables.filled(EMPTY)
+
+
+def test_long_functions_and_files_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(size, "ROOT", tmp_path)
+    (tmp_path / "src").mkdir()
+    path = tmp_path / "src" / "long.py"
+    path.write_text('def f():\n    """Say."""\n' + "    x = 1\n" * 80)
+    assert size.measure(path) == (82, [(81, 80, "src/long.py:1 f()")])
+    assert size.main() == 1
+    path.write_text("x = 1\n" * 601)
+    assert size.main() == 1
+    path.write_text("x = 1\n" * 401)
+    assert size.main() == 0
