@@ -84,7 +84,9 @@ class Reasoner:
         self._bases: dict[str, Base] = {}
         self._no_encoder = "" if self.config.neural else "the encoder is switched off"
 
-    def ask(self, question: str, *, kb: str | None = None, memory: Mapping[str, Value] | None = None) -> Answer:
+    def ask(
+        self, question: str, *, kb: str | None = None, memory: Mapping[str, Value] | None = None
+    ) -> Answer:
         """Answer a question.
 
         Without a base here and in the constructor, the one is taken that explains most of the question.

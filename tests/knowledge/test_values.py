@@ -70,8 +70,8 @@ def test_spellings_of_units(text: str, unit: str, magnitude: float) -> None:
 
 
 _UNITS = {"m": "meter", "km": "kilometer", "s": "second", "kg": "kilogram", "N": "newton",
-          "J": "joule", "kW": "kilowatt", "V": "volt", "mA": "milliampere", "kΩ": "kiloohm", "µF": "microfarad", "Hz": "hertz",
-          "kPa": "kilopascal",
+          "J": "joule", "kW": "kilowatt", "V": "volt", "mA": "milliampere", "kΩ": "kiloohm",
+          "µF": "microfarad", "Hz": "hertz", "kPa": "kilopascal",
           "m/s": "meter / second", "g/mol": "gram / mole", "kg/m³": "kilogram / meter ** 3", "K": "kelvin"}
 
 

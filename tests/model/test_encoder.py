@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from tuili.errors import DependencyError, InputError, LimitError, ModelFileError
-from tuili.model import packaged
 from tuili.model.encoder import MAX_TOKENS, Encoder, _batches
 
 TEXTS = [

@@ -6,7 +6,6 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from tuili.errors import DependencyError, InputError, LimitError, ModelFileError
-from tuili.model import packaged
 from tuili.model.hf import LanguageModel
 
 MESSAGES = [{"role": "user", "content": "Say: the default of maxsize in functools.lru_cache is 128."}]

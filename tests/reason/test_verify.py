@@ -109,4 +109,4 @@ def test_unknown_units_are_refused() -> None:
     ],
 )
 def test_both_sides_have_one_dimension(expr: str, units: dict[str, str], expected: bool) -> None:
-    assert is_consistent(expr, units) is expected
+    assert is_consistent(expr, tuple(units.items())) is expected

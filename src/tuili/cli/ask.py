@@ -58,7 +58,7 @@ def command(
         from tuili.reason.picture import draw
 
         draw(answer, graph)
-    show(answer, as_json=as_json, explain=explain or not quiet and is_terminal(sys.stdout))
+    show(answer, as_json=as_json, explain=explain or (not quiet and is_terminal(sys.stdout)))
 
 
 def ask(reasoner: Reasoner, question: str, *, llm: bool = False, kb: str | None = None) -> Answer:

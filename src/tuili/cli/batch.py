@@ -80,7 +80,7 @@ def _text(row: dict[str, Any], key: str, number: int) -> Any:
         InputError: it is missing or no text.
     """
     value = row.get(key)
-    if isinstance(value, str) or value is None and key == "kb":
+    if isinstance(value, str) or (value is None and key == "kb"):
         return value
     raise InputError(f'line {number} has no text under "{key}" but {str(value)[:40]}')
 

@@ -75,8 +75,11 @@ class Compiler:
         special = self._special(parts, reading)
         if special is not None:
             return [special]
-        return [compiled for target_kind in self._target_kinds(parts)
-                if (compiled := self._assemble(parts, reading, target_kind)) is not None]
+        return [
+            compiled
+            for target_kind in self._target_kinds(parts)
+            if (compiled := self._assemble(parts, reading, target_kind)) is not None
+        ]
 
     # -- questions about one entity ------------------------------------------------------------
 
@@ -86,7 +89,9 @@ class Compiler:
         A name that is not the preferred one asks for that, unless other names are asked for.
         """
         named = [piece for piece in parts.pieces if piece.members]
-        busy = parts.relations or any(parts.operation(name) for name in ("count", "ordinal", "most", "least", "not", "share"))
+        busy = parts.relations or any(
+            parts.operation(name) for name in ("count", "ordinal", "most", "least", "not", "share")
+        )
         if len(named) != 1 or len(named[0].members) != 1 or busy or parts.qualifiers:
             return None
         open_ = [piece for piece in parts.pieces if piece.is_open]
@@ -114,7 +119,7 @@ class Compiler:
             return [None]
         kinds: dict[str, None] = {}
         for piece in parts.pieces:
-            for (subject, object_) in self.graph.signatures:
+            for subject, object_ in self.graph.signatures:
                 if subject in piece.kinds:
                     kinds[object_] = None
                 if object_ in piece.kinds:
@@ -124,7 +129,14 @@ class Compiler:
     def _is_closed(self, parts: Pieces) -> bool:
         named = [piece for piece in parts.pieces if piece.members]
         choice = any(piece.any_of for piece in named)
-        return (parts.asks or parts.wh < 0 and len(named) > 1 and not parts.texts or choice or bool(parts.qualifiers))
+        return (
+            parts.asks
+            or (parts.wh < 0
+            and len(named) > 1
+            and not parts.texts)
+            or choice
+            or bool(parts.qualifiers)
+        )
 
     def _implied(self, parts: Pieces) -> list[Piece]:
         """Return a piece for every relation that lacks one of its ends."""
@@ -132,29 +144,53 @@ class Compiler:
         for mention in parts.relations:
             pieces = parts.pieces + implied
             if self._has_pair(pieces, mention.value, parts.asks) or any(
-                    piece.implied == mention.value for piece in implied):
+                piece.implied == mention.value for piece in implied
+            ):
                 continue
             kinds = self._missing_end(parts.pieces, mention)
             if kinds:
-                implied.append(Piece(mention.start, mention.end, kinds, label=mention.value, negated=[False],
-                                     implied=mention.value, plural=True))
+                implied.append(
+                    Piece(
+                        mention.start,
+                        mention.end,
+                        kinds,
+                        label=mention.value,
+                        negated=[False],
+                        implied=mention.value,
+                        plural=True,
+                    )
+                )
         return implied
 
     def _has_pair(self, pieces: Sequence[Piece], relation: str, asks: bool) -> bool:
         """Tell whether two pieces can be the ends of a relation; named ones must really be, unless that is asked."""
-        return any(relation in self._relations(subject, object_) and (asks or self._is_real(subject, object_, relation))
-                   for subject in pieces for object_ in pieces if subject is not object_)
+        return any(
+            relation in self._relations(subject, object_)
+            and (asks or self._is_real(subject, object_, relation))
+            for subject in pieces
+            for object_ in pieces
+            if subject is not object_
+        )
 
     def _relations(self, subject: Piece, object_: Piece) -> list[str]:
         """Return the relations between two pieces' kinds, the most frequent first."""
         signatures = self.graph.signatures
-        return list(dict.fromkeys(relation for left in subject.kinds for right in object_.kinds
-                                  for relation in signatures.get((left, right), ())))
+        return list(
+            dict.fromkeys(
+                relation
+                for left in subject.kinds
+                for right in object_.kinds
+                for relation in signatures.get((left, right), ())
+            )
+        )
 
     def _missing_end(self, pieces: Sequence[Piece], mention: Mention) -> tuple[str, ...]:
         """Return the kinds of the end that no piece fills, given that one fills the other."""
-        ends = [(subject, object_) for (subject, object_), names in self.graph.signatures.items()
-                if mention.value in names]
+        ends = [
+            (subject, object_)
+            for (subject, object_), names in self.graph.signatures.items()
+            if mention.value in names
+        ]
         have = {kind for piece in pieces for kind in piece.kinds}
         objects = tuple(dict.fromkeys(object_ for subject, object_ in ends if subject in have))
         subjects = tuple(dict.fromkeys(subject for subject, object_ in ends if object_ in have))
@@ -163,8 +199,11 @@ class Compiler:
 
     def _assemble(self, parts: Pieces, reading: Reading, target_kind: str | None) -> Compiled | None:
         filtering = {kind for kind, _ in self._filters(parts)}
-        pieces = [piece for piece in [*parts.pieces, *self._implied(parts)]
-                  if not (piece.members and filtering & set(piece.kinds))]
+        pieces = [
+            piece
+            for piece in [*parts.pieces, *self._implied(parts)]
+            if not (piece.members and filtering & set(piece.kinds))
+        ]
         if target_kind is not None:
             at = parts.wh if parts.wh >= 0 else len(self.tokens)
             pieces.append(Piece(at, at, (target_kind,), label="?", negated=[False], implied="?"))
@@ -181,8 +220,11 @@ class Compiler:
             return None
         unexplained += self._odd_question_word(parts, pieces, links, target)
         query, realised = self._query(parts, pieces, links, aggregate, target, counted, unexplained)
-        unrealised = sum(_LOST_NOUN if mention.noun else _LOST_VERB for mention in parts.relations
-                         if not any(link.relation == mention.value for link in links))
+        unrealised = sum(
+            _LOST_NOUN if mention.noun else _LOST_VERB
+            for mention in parts.relations
+            if not any(link.relation == mention.value for link in links)
+        )
         implied = sum(bool(piece.implied) for piece in pieces)
         penalty = unrealised + 0.7 * len(unexplained) + 0.4 * implied + 0.4 * (target_kind is not None)
         score = reading.score + sum(link.score - 1.0 for link in links) - penalty - 2.0 * (not links)
@@ -191,7 +233,9 @@ class Compiler:
         return Compiled(query, score, reading.mentions, realised)
 
     @staticmethod
-    def _drop_redundant(parts: Pieces, pieces: list[Piece], target: int, counted: int) -> tuple[list[Piece], int, int]:
+    def _drop_redundant(
+        parts: Pieces, pieces: list[Piece], target: int, counted: int
+    ) -> tuple[list[Piece], int, int]:
         """Drop kind words that only say what kind the named entities are ("lockjaw and trismus are signs of")."""
         named = [piece for piece in pieces if piece.members]
         goal, count = (pieces[at] if at >= 0 else None for at in (target, counted))
@@ -199,19 +243,42 @@ class Compiler:
         if goal is not None and goal.is_open and choice is not None and set(choice.kinds) <= set(goal.kinds):
             pieces = [piece for piece in pieces if piece is not goal]
             goal = choice
-        kept = [piece for piece in pieces if piece in (goal, count) or piece.members or piece.text or piece.implied
-                or not any(set(other.kinds) <= set(piece.kinds) and abs(other.start - piece.start) < 12 for other in named)]
+        kept = [
+            piece
+            for piece in pieces
+            if piece in (goal, count)
+            or piece.members
+            or piece.text
+            or piece.implied
+            or not any(
+                set(other.kinds) <= set(piece.kinds) and abs(other.start - piece.start) < 12
+                for other in named
+            )
+        ]
         if len(parts.texts) > 0 and len(kept) < len(pieces):
-            kept = [piece for piece in pieces if piece in kept or parts.texts and _is_described(parts, piece)]
+            kept = [piece for piece in pieces if piece in kept or (parts.texts and _is_described(parts, piece))]
         return (kept, kept.index(goal) if goal in kept else -1, kept.index(count) if count in kept else -1)
 
     @staticmethod
     def _copy(piece: Piece) -> Piece:
-        return Piece(piece.start, piece.end, piece.kinds, list(piece.members), list(piece.text), piece.label,
-                     list(piece.negated), piece.any_of, piece.ordinal, piece.plural, piece.implied, piece.named_kind)
+        return Piece(
+            piece.start,
+            piece.end,
+            piece.kinds,
+            list(piece.members),
+            list(piece.text),
+            piece.label,
+            list(piece.negated),
+            piece.any_of,
+            piece.ordinal,
+            piece.plural,
+            piece.implied,
+            piece.named_kind,
+        )
 
-    def _is_pointless(self, parts: Pieces, pieces: Sequence[Piece], links: Sequence[Link], aggregate: Aggregate,
-                      target: int) -> bool:
+    def _is_pointless(
+        self, parts: Pieces, pieces: Sequence[Piece], links: Sequence[Link], aggregate: Aggregate, target: int
+    ) -> bool:
         """Tell whether a reading can't be meant: a list for a yes/no question, or all that is not something."""
         if target < 0 or aggregate == Aggregate.ASK:
             return False
@@ -220,10 +287,16 @@ class Compiler:
             return True
         around = [link for link in links if target in (link.left, link.right)]
         others = [pieces[link.right if link.left == target else link.left] for link in around]
-        return bool(others) and pieces[target].is_open and not pieces[target].text and all(
-            other.members and all(other.negated) for other in others)
+        return (
+            bool(others)
+            and pieces[target].is_open
+            and not pieces[target].text
+            and all(other.members and all(other.negated) for other in others)
+        )
 
-    def _odd_question_word(self, parts: Pieces, pieces: Sequence[Piece], links: Sequence[Link], target: int) -> tuple[str, ...]:
+    def _odd_question_word(
+        self, parts: Pieces, pieces: Sequence[Piece], links: Sequence[Link], target: int
+    ) -> tuple[str, ...]:
         """Return "who", "when" or "why" where nothing in the question says what the base could answer to it."""
         word = self.tokens[parts.wh].text.casefold() if parts.wh >= 0 else ""
         stated = any(link.mention is not None and target in (link.left, link.right) for link in links)
@@ -312,7 +385,9 @@ class Compiler:
         return min(able, key=lambda piece: abs(piece.start - start))
 
     def _words(self, runs: Iterable[tuple[int, int]]) -> tuple[str, ...]:
-        return tuple(token.text for start, end in runs for token in self.tokens[start:end] if not is_light(token))
+        return tuple(
+            token.text for start, end in runs for token in self.tokens[start:end] if not is_light(token)
+        )
 
     # -- the spanning tree ---------------------------------------------------------------------
 
@@ -344,15 +419,24 @@ class Compiler:
                 for rank, relation in enumerate(relations):
                     mention = self._mention(parts, relation, subject, object_)
                     implied = relation in (subject.implied, object_.implied)
-                    wrong = (subject.implied or object_.implied) and not implied and "?" not in (
-                        subject.implied, object_.implied)
+                    wrong = (
+                        (subject.implied or object_.implied)
+                        and not implied
+                        and "?" not in (subject.implied, object_.implied)
+                    )
                     if wrong:
                         continue
                     if not self._is_real(subject, object_, relation):
                         if not parts.asks:
                             continue
                         rank += _UNREAL_RANK
-                    score = 1.0 - 0.03 * distance - 0.1 * rank + (_STATED * mention.score if mention else -_UNSTATED) + (relation in named)
+                    score = (
+                        1.0
+                        - 0.03 * distance
+                        - 0.1 * rank
+                        + (_STATED * mention.score if mention else -_UNSTATED)
+                        + (relation in named)
+                    )
                     if mention is not None and set(subject.kinds) & set(object_.kinds):
                         score += 0.5 * self._direction(mention, pieces, left, right)
                     elif parts.asks and set(subject.kinds) & set(object_.kinds):
@@ -370,8 +454,11 @@ class Compiler:
         if self.graph.relations[relation].transitive:
             return any(right & self.graph.closure(number, relation).keys() for number in left)
         small, inverse, other = (left, False, right) if len(left) <= len(right) else (right, True, left)
-        return any(fact.other(number) in other for number in small
-                   for fact in self.graph.step(number, relation, inverse=inverse))
+        return any(
+            fact.other(number) in other
+            for number in small
+            for fact in self.graph.step(number, relation, inverse=inverse)
+        )
 
     def _mention(self, parts: Pieces, relation: str, subject: Piece, object_: Piece) -> Mention | None:
         places = (subject.start + object_.start) / 2
@@ -399,7 +486,9 @@ class Compiler:
             second = object_ if nearest is subject else subject
         return 1.0 if (second is object_) != mention.inverse else -1.0
 
-    def _two_steps(self, left: int, right: int, subject: Piece, object_: Piece, distance: int) -> Iterable[Link]:
+    def _two_steps(
+        self, left: int, right: int, subject: Piece, object_: Piece, distance: int
+    ) -> Iterable[Link]:
         """Yield links over one entity that the question leaves out (a module's functions' parameters)."""
         signatures = self.graph.signatures
         for (first, middle), names in signatures.items():
@@ -418,13 +507,24 @@ class Compiler:
         if not left or not right or len(left) > 5:
             return True
         middles = {fact.object for number in left for fact in self.graph.step(number, first)}
-        return any(fact.subject in middles for number in list(right)[:_MAX_CHECKED]
-                   for fact in self.graph.step(number, second, inverse=True))
+        return any(
+            fact.subject in middles
+            for number in list(right)[:_MAX_CHECKED]
+            for fact in self.graph.step(number, second, inverse=True)
+        )
 
     # -- the query -----------------------------------------------------------------------------
 
-    def _query(self, parts: Pieces, pieces: Sequence[Piece], links: Sequence[Link], aggregate: Aggregate,
-               target: int, counted: int, unexplained: tuple[str, ...]) -> tuple[Query, int]:
+    def _query(
+        self,
+        parts: Pieces,
+        pieces: Sequence[Piece],
+        links: Sequence[Link],
+        aggregate: Aggregate,
+        target: int,
+        counted: int,
+        unexplained: tuple[str, ...],
+    ) -> tuple[Query, int]:
         names, variables = self._variables(pieces, target)
         constraints = []
         share = parts.operation("share") is not None
@@ -432,14 +532,24 @@ class Compiler:
         for number, link in enumerate(links):
             for left in names[link.left]:
                 for right in names[link.right]:
-                    negated = any(self._is_negated(pieces, place, name, names)
-                                  for place, name in ((link.left, left), (link.right, right)))
+                    negated = any(
+                        self._is_negated(pieces, place, name, names)
+                        for place, name in ((link.left, left), (link.right, right))
+                    )
                     constraints.extend(self._constraints(link, left, right, negated, number, variables))
         constraints = self._close(constraints, aggregate, share, parts, filters)
         qualifier = parts.qualifiers[0].value.split("\n")[1] if parts.qualifiers else ""
         targets = tuple(names[target]) if target >= 0 else tuple(var.name for var in variables)[:1]
-        query = Query(tuple(variables), tuple(constraints), targets, aggregate,
-                      names[counted][0] if counted >= 0 else "", qualifier, None, unexplained)
+        query = Query(
+            tuple(variables),
+            tuple(constraints),
+            targets,
+            aggregate,
+            names[counted][0] if counted >= 0 else "",
+            qualifier,
+            None,
+            unexplained,
+        )
         return query, sum(link.mention is not None for link in links)
 
     def _variables(self, pieces: Sequence[Piece], target: int) -> tuple[list[list[str]], list[Var]]:
@@ -456,7 +566,7 @@ class Compiler:
 
     def _var(self, name: str, piece: Piece, at: int) -> Var:
         member = piece.members[at]
-        label = " ".join(token.text for token in self.tokens[member.start:member.end])
+        label = " ".join(token.text for token in self.tokens[member.start : member.end])
         return Var(name, member.kinds, member.ids, label, "", piece.ordinal, piece.plural)
 
     def _choice(self, name: str, piece: Piece) -> Var:
@@ -470,25 +580,36 @@ class Compiler:
         return flags[at] if at < len(flags) else False
 
     @staticmethod
-    def _constraints(link: Link, left: str, right: str, negated: bool, number: int,
-                     variables: list[Var]) -> list[Constraint]:
+    def _constraints(
+        link: Link, left: str, right: str, negated: bool, number: int, variables: list[Var]
+    ) -> list[Constraint]:
         kind, second = link.through
         stated = link.mention is not None
         if not second:
             return [Constraint(left, link.relation, right, negated, stated=stated)]
         middle = f"m{number}{left}{right}"
         variables.append(Var(middle, (kind,), label=kind))
-        return [Constraint(left, link.relation, middle, negated, stated=stated),
-                Constraint(middle, second, right, negated, stated=stated)]
+        return [
+            Constraint(left, link.relation, middle, negated, stated=stated),
+            Constraint(middle, second, right, negated, stated=stated),
+        ]
 
-    def _close(self, constraints: Sequence[Constraint], aggregate: Aggregate, share: bool, parts: Pieces,
-               filters: Sequence[tuple[str, str]]) -> list[Constraint]:
+    def _close(
+        self,
+        constraints: Sequence[Constraint],
+        aggregate: Aggregate,
+        share: bool,
+        parts: Pieces,
+        filters: Sequence[tuple[str, str]],
+    ) -> list[Constraint]:
         """Follow transitive relations to any depth where the question tests rather than lists them."""
         direct = parts.operation("direct") is not None
         closed = []
         for constraint in constraints:
             relation = self.graph.relations[constraint.relation]
-            tests = share or aggregate in (Aggregate.ASK, Aggregate.MOST, Aggregate.LEAST) or len(constraints) > 1
+            tests = (
+                share or aggregate in (Aggregate.ASK, Aggregate.MOST, Aggregate.LEAST) or len(constraints) > 1
+            )
             closure = relation.transitive and tests and not direct
             where = next(((name, value) for name, value in filters if name in relation.qualifiers), ("", ""))
             closed.append(replace(constraint, closure=closure, where=where))
@@ -499,6 +620,8 @@ class Compiler:
         found = []
         for piece in parts.pieces:
             for kind in piece.kinds:
-                if piece.members and any(kind in relation.qualifiers for relation in self.graph.relations.values()):
+                if piece.members and any(
+                    kind in relation.qualifiers for relation in self.graph.relations.values()
+                ):
                     found.append((kind, self.graph.entity(piece.members[0].ids[0]).name))
         return found

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from tuili.errors import InputError, TuiliError
-from tuili.knowledge.bases import available, no_such_base
+from tuili.knowledge.bases import available
 from tuili.knowledge.migrations import INDEXES
 from tuili.knowledge.records import normalise
 from tuili.knowledge.sources import BUILT_IN

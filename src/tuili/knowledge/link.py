@@ -73,14 +73,14 @@ _CLOSERS = frozenset("of in from for by the a an that which when if".split())
 _OPERATIONS: dict[str, str] = {
     "count": "how many|what number of|what is the number of|what s the number of|tell me the number of|number of|count of|total number|how large a number|in how many|to how many|count",
     "not": "not|no|without|lack|lacks|lacking|except|excluding|excludes|missing|misses|absent|cannot|nor|minus|never|unknown to|free of|n t|don t|doesn t"
-           "|isn t|rather than|instead of|fail to have|though no|but no|missing from|apart from|other than|leaving out|leave out",
+    "|isn t|rather than|instead of|fail to have|though no|but no|missing from|apart from|other than|leaving out|leave out",
     "or": "or|either|versus|vs",
     "share": "share|shared|in common|common|both|jointly|same|at the same time|at once|alike|overlap|the two",
     "most": "more|most|larger number|largest number|longer list|longest|greater number|greatest number|bigger",
     "least": "fewer|fewest|least|smaller number|smallest number|shortest|less",
     "direct": "direct|directly|immediate|immediately|one level|right above|right below|directly above",
     "naming": "name|names|named|term|terms|word|words|call|called|known|known as|label|title|say|mean|means|stand for"
-              "|stands for|synonym|go by|goes by|term for|name for|word for|called as a term|refer to|meant by",
+    "|stands for|synonym|go by|goes by|term for|name for|word for|called as a term|refer to|meant by",
     "other": "other|another|else|otherwise|besides|alternative|different|also|synonym|differently",
     "describe": "describe|definition of|define|meaning of",
     "ask": "yes or no|true or false|right or wrong|or not",
@@ -125,10 +125,21 @@ class Linker:
         lexicon = Lexicon()
         for name, phrases in _OPERATIONS.items():
             for phrase in phrases.split("|"):
-                lexicon.add(phrase, Mention(0, 0, Role.OPERATION, name, _WEAK.get(name, 0.3 if phrase == "number of" else 0.6)))
+                lexicon.add(
+                    phrase,
+                    Mention(
+                        0, 0, Role.OPERATION, name, _WEAK.get(name, 0.3 if phrase == "number of" else 0.6)
+                    ),
+                )
         for position, word in enumerate(_ORDINALS, 1):
-            for form in (word, f"{position}{_suffix(position)}", f"position {_CARDINALS[position - 1]}", f"position {position}",
-                         f"{word} place", f"{word} position"):
+            for form in (
+                word,
+                f"{position}{_suffix(position)}",
+                f"position {_CARDINALS[position - 1]}",
+                f"position {position}",
+                f"{word} place",
+                f"{word} position",
+            ):
                 lexicon.add(form, Mention(0, 0, Role.OPERATION, "ordinal", 0.6, argument=position))
         for word in _LAST:
             lexicon.add(word, Mention(0, 0, Role.OPERATION, "ordinal", 0.6, argument=-1))
@@ -163,7 +174,9 @@ class Linker:
         tokens = tokens or tokenise(question)
         read = [*self._schema_mentions(tokens), *self._entity_mentions(question, tokens)]
         found = [mention for mention in read if not _splits_compound(tokens, mention)]
-        known = {at for mention in found if mention.role == Role.ENTITY for at in range(mention.start, mention.end)}
+        known = {
+            at for mention in found if mention.role == Role.ENTITY for at in range(mention.start, mention.end)
+        }
         for at, token in enumerate(tokens):
             if at not in known and (token.is_code or self._is_unexplained(at, token, found)):
                 found.extend(self._fuzzy(at, token))
@@ -178,15 +191,23 @@ class Linker:
         for named in [mention for mention in found if mention.role == Role.ENTITY]:
             for kind in kinds:
                 left, right = (named, kind) if named.start < kind.start else (kind, named)
-                gap = tokens[left.end:right.start]
+                gap = tokens[left.end : right.start]
                 if left.end > right.start or len(gap) > 3 or not all(_apposes(token) for token in gap):
                     continue
                 wanted = self.graph.subkinds(kind.value)
                 ids = tuple(entity.id for entity in self.graph.entities(named.ids) if entity.kind in wanted)
                 if ids:
                     far = FAR_PENALTY if named.how == "elsewhere" else 0.0
-                    yield Mention(left.start, right.end, Role.ENTITY, named.value, named.score + far + kind.score + 0.3,
-                                  named.how, ids, tuple(sorted({entity.kind for entity in self.graph.entities(ids)})))
+                    yield Mention(
+                        left.start,
+                        right.end,
+                        Role.ENTITY,
+                        named.value,
+                        named.score + far + kind.score + 0.3,
+                        named.how,
+                        ids,
+                        tuple(sorted({entity.kind for entity in self.graph.entities(ids)})),
+                    )
 
     def _ground(self, tokens: Sequence[Token], found: Sequence[Mention]) -> list[Mention]:
         """Keep short names only near the entities that the question names in full.
@@ -194,16 +215,23 @@ class Linker:
         "timeout" is the name of a hundred parameters: the one of subprocess.run is meant if
         subprocess.run is named too; if none is near, the reading is kept but counts little.
         """
-        firm = {mention: [number for number in mention.ids if not self._is_short(number, mention.value)]
-                for mention in found if mention.role == Role.ENTITY}
+        firm = {
+            mention: [number for number in mention.ids if not self._is_short(number, mention.value)]
+            for mention in found
+            if mention.role == Role.ENTITY
+        }
         coded = [ids for mention, ids in firm.items() if ids and _is_code(tokens, mention)]
         anchors = {number for ids in (coded or [ids for ids in firm.values() if ids]) for number in ids[:5]}
         shorts = [number for mention in firm for number in mention.ids if number not in firm[mention]]
         if not anchors or not shorts:
             return list(found)
         near = self.graph.near(anchors, 2, MAX_NEAR)
-        placed = [self._place(mention, near, firm[mention] if not coded or _is_code(tokens, mention) else ())
-                  if mention in firm else mention for mention in found]
+        placed = [
+            self._place(mention, near, firm[mention] if not coded or _is_code(tokens, mention) else ())
+            if mention in firm
+            else mention
+            for mention in found
+        ]
         return _best_variants(placed)
 
     def _is_short(self, number: int, norm: str) -> bool:
@@ -249,9 +277,11 @@ class Linker:
                     continue
                 if sum(not token.is_mark for token in tokens[start:end]) < shortest:
                     continue
-                if tokens[end - 1].is_mark and (tokens[end - 1].text != ")" or "(" not in question[first.start:tokens[end - 1].start]):
+                if tokens[end - 1].is_mark and (
+                    tokens[end - 1].text != ")" or "(" not in question[first.start : tokens[end - 1].start]
+                ):
                     continue
-                text = question[first.start:tokens[end - 1].end]
+                text = question[first.start : tokens[end - 1].end]
                 exact = normalise(text)
                 is_code = any(token.is_code for token in tokens[start:end])
                 for norm in [exact] if is_code else _variants(exact):
@@ -264,7 +294,9 @@ class Linker:
                     for mention in self._entity(tokens, start, end, norm, ids):
                         yield replace(mention, score=mention.score - inflected)
 
-    def _entity(self, tokens: Sequence[Token], start: int, end: int, norm: str, ids: Sequence[int]) -> Iterable[Mention]:
+    def _entity(
+        self, tokens: Sequence[Token], start: int, end: int, norm: str, ids: Sequence[int]
+    ) -> Iterable[Mention]:
         """Yield one mention per kind that has an entity of this name."""
         by_kind: dict[str, list[int]] = {}
         entities = {entity.id: entity for entity in self.graph.entities(ids[:MAX_IDS])}
@@ -272,21 +304,50 @@ class Linker:
             by_kind.setdefault(entity.kind, []).append(entity.id)
         is_code = any(token.is_code for token in tokens[start:end])
         words = sum(not token.is_mark for token in tokens[start:end])
-        is_schema = words == 1 and not is_code and bool(
-            {stems(tokens[start].text), ("=", norm), ("=", _singular(norm))} & self.lexicon.phrases.keys())
+        is_schema = (
+            words == 1
+            and not is_code
+            and bool(
+                {stems(tokens[start].text), ("=", norm), ("=", _singular(norm))} & self.lexicon.phrases.keys()
+            )
+        )
         variants = []
         for kind, members in by_kind.items():
             named = [number for number in members if normalise(entities[number].name) == norm]
             exact, members = bool(named), named or members
             written = " ".join(token.text for token in tokens[start:end])
-            case = CASE_BONUS if is_code and any(written == label for number in members
-                                                 for label in (entities[number].name, *entities[number].aliases)) else 0.0
-            score = case + (1.0 if exact else 0.8) + 0.7 * (words - 1) + 0.5 * is_code - SCHEMA_PENALTY * is_schema
+            case = (
+                CASE_BONUS
+                if is_code
+                and any(
+                    written == label
+                    for number in members
+                    for label in (entities[number].name, *entities[number].aliases)
+                )
+                else 0.0
+            )
+            score = (
+                case
+                + (1.0 if exact else 0.8)
+                + 0.7 * (words - 1)
+                + 0.5 * is_code
+                - SCHEMA_PENALTY * is_schema
+            )
             if words == 1 and not is_code:
                 score -= 0.1 * min(len(members), 32).bit_length() - 0.1
                 score -= ARTICLE_PENALTY * self._is_common_noun(tokens, start, entities[members[0]])
-            variants.append(Mention(start, end, Role.ENTITY, norm, score, "name" if exact else "alias",
-                                    tuple(members), (kind,)))
+            variants.append(
+                Mention(
+                    start,
+                    end,
+                    Role.ENTITY,
+                    norm,
+                    score,
+                    "name" if exact else "alias",
+                    tuple(members),
+                    (kind,),
+                )
+            )
         yield from variants
 
     def _is_common_noun(self, tokens: Sequence[Token], start: int, entity: Entity) -> bool:
@@ -303,7 +364,9 @@ class Linker:
             return []
         rows = self.graph.labels_with_prefix(norm[:2])
         last = norm.rsplit(".", 1)[-1]
-        near = process.extract(norm, [label for label, _ in rows], scorer=fuzz.ratio, limit=5, score_cutoff=FUZZY_CUTOFF)
+        near = process.extract(
+            norm, [label for label, _ in rows], scorer=fuzz.ratio, limit=5, score_cutoff=FUZZY_CUTOFF
+        )
         best = [row for row in near if fuzz.ratio(row[0].rsplit(".", 1)[-1], last) >= FUZZY_CUTOFF]
         if not best:
             return []
@@ -314,8 +377,10 @@ class Linker:
 
 def _splits_compound(tokens: Sequence[Token], mention: Mention) -> bool:
     """Tell whether a mention is only a part of a hyphenated word ("keyword" in "keyword-only")."""
-    for mark, inner, outer in ((mention.start - 1, mention.start, mention.start - 2),
-                               (mention.end, mention.end - 1, mention.end + 1)):
+    for mark, inner, outer in (
+        (mention.start - 1, mention.start, mention.start - 2),
+        (mention.end, mention.end - 1, mention.end + 1),
+    ):
         if 0 <= mark < len(tokens) and tokens[mark].text == "-" and 0 <= outer < len(tokens):
             left, right = sorted((inner, outer))
             if tokens[left].end == tokens[mark].start and tokens[mark].end == tokens[right].start:
@@ -356,8 +421,14 @@ def _apposes(token: Token) -> bool:
 
 def _clauses(tokens: Sequence[Token], found: Sequence[Mention]) -> Iterable[Mention]:
     """Yield whole clauses as descriptions ("controls indentation"), up to a name that is surely meant."""
-    firm = {at for mention in found if mention.role == Role.ENTITY and mention.how in ("name", "alias")
-            and (mention.score >= FIRM_SCORE or _is_code(tokens, mention)) for at in range(mention.start, mention.end)}
+    firm = {
+        at
+        for mention in found
+        if mention.role == Role.ENTITY
+        and mention.how in ("name", "alias")
+        and (mention.score >= FIRM_SCORE or _is_code(tokens, mention))
+        for at in range(mention.start, mention.end)
+    }
     heads = {mention.end for mention in found if mention.role in (Role.KIND, Role.ENTITY)}
     for start in range(1, len(tokens)):
         opens = start in heads or tokens[start - 1].text.casefold() in _OPENERS
@@ -366,8 +437,17 @@ def _clauses(tokens: Sequence[Token], found: Sequence[Mention]) -> Iterable[Ment
         for end in range(start + 2, len(tokens) + 1):
             if end - 1 in firm or tokens[end - 1].text in ",.;:?!()":
                 break
-            stops = end == len(tokens) or end in firm or tokens[end].text.casefold() in _CLOSERS or tokens[end].is_mark
-            if stops and not tokens[end - 1].is_function_word and any(not is_light(token) for token in tokens[start:end]):
+            stops = (
+                end == len(tokens)
+                or end in firm
+                or tokens[end].text.casefold() in _CLOSERS
+                or tokens[end].is_mark
+            )
+            if (
+                stops
+                and not tokens[end - 1].is_function_word
+                and any(not is_light(token) for token in tokens[start:end])
+            ):
                 content = sum(not is_light(token) for token in tokens[start:end])
                 yield Mention(start, end, Role.TEXT, "", CLAUSE_WORD * content + 0.2, "clause")
 
@@ -381,11 +461,16 @@ def _bare(phrase: str) -> tuple[str, ...]:
 
 
 def _is_code(tokens: Sequence[Token], mention: Mention) -> bool:
-    return any(token.is_code for token in tokens[mention.start:mention.end])
+    return any(token.is_code for token in tokens[mention.start : mention.end])
 
 
 def _capital(token: Token, at: int) -> bool:
-    return at > 0 and token.text[:1].isupper() and len(token.text) > 1 and token.text.casefold() not in _NEVER_NAMES
+    return (
+        at > 0
+        and token.text[:1].isupper()
+        and len(token.text) > 1
+        and token.text.casefold() not in _NEVER_NAMES
+    )
 
 
 def _suffix(position: int) -> str:

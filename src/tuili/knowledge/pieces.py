@@ -11,7 +11,9 @@ from tuili.knowledge.segment import Reading
 from tuili.knowledge.text import Token
 
 _APPOSITION = frozenset("the a an called named : ( argument ) module class function keyword".split())
-_JOINING = frozenset("and or , & + / vs versus as well together with plus also along the a an of in both between . ;".split())
+_JOINING = frozenset(
+    "and or , & + / vs versus as well together with plus also along the a an of in both between . ;".split()
+)
 _QUESTION_WORDS = frozenset("which what who whom whose where when how".split())
 _AUXILIARIES = frozenset(
     "is are was were does do did can could has have had may might must shall should will would isn doesn don".split()
@@ -64,8 +66,11 @@ class Pieces:
 
 def cut(graph: Graph, tokens: Sequence[Token], reading: Reading) -> Pieces:
     """Turn a reading into pieces: appositions merged, enumerations joined, negations placed."""
-    pieces = [_piece(graph, tokens, mention) for mention in reading.mentions
-              if mention.role in (Role.ENTITY, Role.KIND)]
+    pieces = [
+        _piece(graph, tokens, mention)
+        for mention in reading.mentions
+        if mention.role in (Role.ENTITY, Role.KIND)
+    ]
     by_role = {role: [mention for mention in reading.mentions if mention.role == role] for role in Role}
     wh = next((at for at, token in enumerate(tokens) if token.text.casefold() in _QUESTION_WORDS), -1)
     asks = _asks(tokens) or any(mention.value == "ask" for mention in by_role[Role.OPERATION])
@@ -76,18 +81,32 @@ def cut(graph: Graph, tokens: Sequence[Token], reading: Reading) -> Pieces:
     _place_ordinals(pieces, by_role[Role.OPERATION])
     if asks:
         pieces = _identify(graph, pieces)
-    return Pieces(pieces, by_role[Role.RELATION], by_role[Role.QUALIFIER], by_role[Role.OPERATION],
-                  _texts(tokens, reading), wh, asks)
+    return Pieces(
+        pieces,
+        by_role[Role.RELATION],
+        by_role[Role.QUALIFIER],
+        by_role[Role.OPERATION],
+        _texts(tokens, reading),
+        wh,
+        asks,
+    )
 
 
 def _piece(graph: Graph, tokens: Sequence[Token], mention: Mention) -> Piece:
-    label = " ".join(token.text for token in tokens[mention.start:mention.end])
+    label = " ".join(token.text for token in tokens[mention.start : mention.end])
     if mention.role == Role.ENTITY:
         return Piece(mention.start, mention.end, mention.kinds, [mention], label=label, negated=[False])
     last = tokens[mention.end - 1].text.casefold()
     plural = last.endswith("s") and not last.endswith("ss")
-    return Piece(mention.start, mention.end, tuple(graph.subkinds(mention.value)), label=label,
-                 negated=[False], plural=plural, named_kind=True)
+    return Piece(
+        mention.start,
+        mention.end,
+        tuple(graph.subkinds(mention.value)),
+        label=label,
+        negated=[False],
+        plural=plural,
+        named_kind=True,
+    )
 
 
 def _asks(tokens: Sequence[Token]) -> bool:
@@ -112,7 +131,7 @@ def _apposed(tokens: Sequence[Token], left: Piece, right: Piece) -> bool:
     if left.is_open == right.is_open or left.end > right.start:
         return False
     named, kind = (left, right) if left.members else (right, left)
-    gap = [token.text.casefold() for token in tokens[left.end:right.start]]
+    gap = [token.text.casefold() for token in tokens[left.end : right.start]]
     return bool(set(named.kinds) & set(kind.kinds)) and all(word in _APPOSITION for word in gap)
 
 
@@ -120,9 +139,19 @@ def _restrict(graph: Graph, named: Piece, kind: Piece) -> Piece:
     mention = named.members[0]
     ids = tuple(entity.id for entity in graph.entities(mention.ids) if entity.kind in kind.kinds)
     kinds = tuple(sorted({graph.entity(number).kind for number in ids}))
-    member = Mention(mention.start, mention.end, mention.role, mention.value, mention.score + 0.4, mention.how, ids, kinds)
-    return Piece(min(named.start, kind.start), max(named.end, kind.end), kinds, [member],
-                 label=named.label, negated=[False], named_kind=True, plural=kind.plural)
+    member = Mention(
+        mention.start, mention.end, mention.role, mention.value, mention.score + 0.4, mention.how, ids, kinds
+    )
+    return Piece(
+        min(named.start, kind.start),
+        max(named.end, kind.end),
+        kinds,
+        [member],
+        label=named.label,
+        negated=[False],
+        named_kind=True,
+        plural=kind.plural,
+    )
 
 
 def _join(tokens: Sequence[Token], pieces: list[Piece], operations: Sequence[Mention]) -> list[Piece]:
@@ -146,9 +175,13 @@ def _join(tokens: Sequence[Token], pieces: list[Piece], operations: Sequence[Men
 def _joins(tokens: Sequence[Token], left: Piece, right: Piece, covered: dict[int, str]) -> bool:
     gap = range(left.end, right.start)
     words = [tokens[at].text.casefold() for at in gap]
-    fits = all(word in _JOINING or covered.get(at) in ("or", "share") for word, at in zip(words, gap, strict=True))
-    joint = any(word in ("and", "or", ",", "&", "+", "/", "plus", "vs", "versus", "as", "together", "along", "with")
-                for word in words)
+    fits = all(
+        word in _JOINING or covered.get(at) in ("or", "share") for word, at in zip(words, gap, strict=True)
+    )
+    joint = any(
+        word in ("and", "or", ",", "&", "+", "/", "plus", "vs", "versus", "as", "together", "along", "with")
+        for word in words
+    )
     lone_with = "with" in words and not {"together", "along"} & set(words) and "and" not in words
     of_gap = bool({"of", "in"} & set(words)) and not {"and", "or", "as"} & set(words)
     return bool(set(left.kinds) & set(right.kinds)) and fits and joint and not lone_with and not of_gap
@@ -157,14 +190,22 @@ def _joins(tokens: Sequence[Token], left: Piece, right: Piece, covered: dict[int
 def _offer_choices(tokens: Sequence[Token], pieces: Sequence[Piece]) -> None:
     """Mark an enumeration after "which of" or "between" as a choice."""
     for piece in pieces:
-        before = [token.text.casefold() for token in tokens[max(0, piece.start - 5):piece.start]]
+        before = [token.text.casefold() for token in tokens[max(0, piece.start - 5) : piece.start]]
         choosing = {"of", "between", "among"} & set(before[-1:]) or {"two", "both"} & set(before[-2:])
-        if len(piece.members) > 1 and choosing and ({"which", "one", "between"} & set(before) or before[0:1] == ["of"]):
+        if (
+            len(piece.members) > 1
+            and choosing
+            and ({"which", "one", "between"} & set(before) or before[0:1] == ["of"])
+        ):
             piece.any_of = True
 
 
-def _negate(tokens: Sequence[Token], pieces: Sequence[Piece], operations: Sequence[Mention],
-            relations: Sequence[Mention]) -> None:
+def _negate(
+    tokens: Sequence[Token],
+    pieces: Sequence[Piece],
+    operations: Sequence[Mention],
+    relations: Sequence[Mention],
+) -> None:
     """Give each negation to the named piece it speaks of: the next one, or the one before a final negation."""
     relation_at = {at for mention in relations for at in range(mention.start, mention.end)}
     for operation in operations:
@@ -182,7 +223,8 @@ def _negate(tokens: Sequence[Token], pieces: Sequence[Piece], operations: Sequen
 def _only_grammar(tokens: Sequence[Token], start: int, end: int, relation_at: set[int]) -> bool:
     words = [tokens[at].text.casefold() for at in range(start, end)]
     return not _QUESTION_WORDS & set(words) and all(
-        tokens[at].is_function_word or at in relation_at for at in range(start, end))
+        tokens[at].is_function_word or at in relation_at for at in range(start, end)
+    )
 
 
 def _place_ordinals(pieces: Sequence[Piece], operations: Sequence[Mention]) -> None:
@@ -201,8 +243,14 @@ def _identify(graph: Graph, pieces: list[Piece]) -> list[Piece]:
     """In a yes/no question, make one piece of a name and a kind word that it may be ("is X a parameter of F")."""
     kept = list(pieces)
     for kind in [piece for piece in pieces if piece.is_open and not piece.text]:
-        named = next((piece for piece in kept if piece.members and len(piece.members) == 1
-                      and set(piece.kinds) & set(kind.kinds)), None)
+        named = next(
+            (
+                piece
+                for piece in kept
+                if piece.members and len(piece.members) == 1 and set(piece.kinds) & set(kind.kinds)
+            ),
+            None,
+        )
         if named is not None:
             kept[kept.index(named)] = _restrict(graph, named, kind)
             kept.remove(kind)
@@ -216,7 +264,7 @@ def _texts(tokens: Sequence[Token], reading: Reading) -> list[tuple[int, int]]:
     at = 0
     while at < len(tokens):
         end = at
-        while end < len(tokens) and end not in covered and not tokens[end].text in ".?!;:":
+        while end < len(tokens) and end not in covered and tokens[end].text not in ".?!;:":
             end += 1
         start, stop = at, end
         while start < stop and tokens[start].is_function_word:

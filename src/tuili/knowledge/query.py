@@ -13,16 +13,16 @@ from enum import StrEnum
 class Aggregate(StrEnum):
     """What is done with the entities that satisfy a query."""
 
-    LIST = "list"              # name them
-    ASK = "ask"                # yes or no: is there one
-    COUNT = "count"            # how many
-    MOST = "most"              # which target has the most of `counted`
-    LEAST = "least"            # which target has the fewest of `counted`
-    QUALIFIER = "qualifier"    # what the fact's data says ("how often")
-    ALIASES = "aliases"        # other names of the target
-    DESCRIBE = "describe"      # what the base says about the target
-    RANK = "rank"              # targets by how well they explain the constraints
-    SOLVE = "solve"            # the target's value, from the values given
+    LIST = "list"  # name them
+    ASK = "ask"  # yes or no: is there one
+    COUNT = "count"  # how many
+    MOST = "most"  # which target has the most of `counted`
+    LEAST = "least"  # which target has the fewest of `counted`
+    QUALIFIER = "qualifier"  # what the fact's data says ("how often")
+    ALIASES = "aliases"  # other names of the target
+    DESCRIBE = "describe"  # what the base says about the target
+    RANK = "rank"  # targets by how well they explain the constraints
+    SOLVE = "solve"  # the target's value, from the values given
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,12 +97,16 @@ class Query:
 
     def describe(self) -> str:
         """Return the query as one line of text, as the explanation shows it."""
-        return f"{self.aggregate.value} {', '.join(map(self._show, self.targets))}" + "".join(
-            f" ∧ {'¬' if constraint.negated else ''}{constraint.relation}{'*' if constraint.closure else ''}"
-            f"({self._show(constraint.subject)}, {self._show(constraint.object)})"
-            + (f" with {constraint.where[0]} = {constraint.where[1]}" if constraint.where[0] else "")
-            for constraint in self.constraints
-        ) + "".join(f" ∧ {var.label} = {var.value.text}" for var in self.variables if var.value)
+        return (
+            f"{self.aggregate.value} {', '.join(map(self._show, self.targets))}"
+            + "".join(
+                f" ∧ {'¬' if constraint.negated else ''}{constraint.relation}{'*' if constraint.closure else ''}"
+                f"({self._show(constraint.subject)}, {self._show(constraint.object)})"
+                + (f" with {constraint.where[0]} = {constraint.where[1]}" if constraint.where[0] else "")
+                for constraint in self.constraints
+            )
+            + "".join(f" ∧ {var.label} = {var.value.text}" for var in self.variables if var.value)
+        )
 
     def _show(self, name: str) -> str:
         var = self.var(name)

@@ -73,7 +73,7 @@ class Token:
         """Whether the word carries grammar only."""
         folded = self.text.casefold()
         opening = self.start == 0 and folded in OPENING_WORDS
-        grammar = folded in FUNCTION_WORDS or folded.removesuffix("s") in FUNCTION_WORDS and len(folded) > 3
+        grammar = folded in FUNCTION_WORDS or (folded.removesuffix("s") in FUNCTION_WORDS and len(folded) > 3)
         return not self.is_code and (self.is_mark or grammar or opening)
 
 
@@ -98,7 +98,7 @@ def stems(text: str) -> tuple[str, ...]:
 
 def is_light(token: Token) -> bool:
     """Tell whether a token says nothing that could tell one entity from another."""
-    return token.is_function_word or not token.is_code and token.text.casefold() in LIGHT_WORDS
+    return token.is_function_word or (not token.is_code and token.text.casefold() in LIGHT_WORDS)
 
 
 def tokenise(question: str) -> list[Token]:
@@ -109,11 +109,15 @@ def tokenise(question: str) -> list[Token]:
         LimitError: it is longer than `MAX_QUESTION` characters.
     """
     if len(question) > MAX_QUESTION:
-        raise LimitError(f"the question has {len(question)} characters, the limit is {MAX_QUESTION}; shorten it")
+        raise LimitError(
+            f"the question has {len(question)} characters, the limit is {MAX_QUESTION}; shorten it"
+        )
     tokens = [_token(match) for match in _TOKEN.finditer(question)]
     if not any(not token.is_mark for token in tokens):
-        raise InputError(f"the question {question[:40]!r} holds no word; ask, for example: "
-                         '"default of maxsize in functools.lru_cache"')
+        raise InputError(
+            f"the question {question[:40]!r} holds no word; ask, for example: "
+            '"default of maxsize in functools.lru_cache"'
+        )
     return tokens
 
 

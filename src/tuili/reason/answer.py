@@ -103,7 +103,9 @@ class Answer:
         return {
             "question": self.question,
             "answer": self.text,
-            "entities": [{"name": item.name, "probability": round(item.probability, 4)} for item in self.entities],
+            "entities": [
+                {"name": item.name, "probability": round(item.probability, 4)} for item in self.entities
+            ],
             "value": _number(self.value) if self.value else None,
             "values": [_number(value) for value in self.values],
             "abstained": self.abstained,
@@ -112,12 +114,24 @@ class Answer:
             "nearest": list(self.nearest),
             "kb": self.kb,
             "query": self.query.describe() if self.query else "",
-            "links": [{"text": link.text, "entities": list(link.entities), "how": link.how,
-                       "score": round(link.score, 4)} for link in self.links],
-            "paths": [{"weight": round(path.weight, 4), "edges": [edge_json(edge) for edge in path.edges]}
-                      for path in self.paths],
-            "pruned": [{"entity": item.entity, "weight": round(item.weight, 4), "reason": item.reason}
-                       | ({"edge": edge_json(item.edge)} if item.edge else {}) for item in self.pruned],
+            "links": [
+                {
+                    "text": link.text,
+                    "entities": list(link.entities),
+                    "how": link.how,
+                    "score": round(link.score, 4),
+                }
+                for link in self.links
+            ],
+            "paths": [
+                {"weight": round(path.weight, 4), "edges": [edge_json(edge) for edge in path.edges]}
+                for path in self.paths
+            ],
+            "pruned": [
+                {"entity": item.entity, "weight": round(item.weight, 4), "reason": item.reason}
+                | ({"edge": edge_json(item.edge)} if item.edge else {})
+                for item in self.pruned
+            ],
             "notes": list(self.notes),
             "sources": self.sources,
             "timings_ms": {name: round(value, 2) for name, value in self.timings_ms.items()},
@@ -126,9 +140,14 @@ class Answer:
 
 def edge_json(edge: PathEdge) -> dict[str, Any]:
     """Return an edge as a JSON-ready object."""
-    return {"subject": edge.subject, "relation": edge.relation, "object": edge.object,
-            "weight": round(edge.weight, 4), "parts": {name: round(part, 4) for name, part in edge.parts.items()},
-            "source": edge.source}
+    return {
+        "subject": edge.subject,
+        "relation": edge.relation,
+        "object": edge.object,
+        "weight": round(edge.weight, 4),
+        "parts": {name: round(part, 4) for name, part in edge.parts.items()},
+        "source": edge.source,
+    }
 
 
 def _number(value: Number) -> dict[str, Any]:

@@ -30,8 +30,10 @@ class Tried:
     def num_evidence(self) -> int:
         """How many positive constraints speak of the target."""
         query = self.compiled.query
-        return sum(not one.negated and one.subject in query.targets and query.var(one.object).is_constant
-                   for one in query.constraints)
+        return sum(
+            not one.negated and one.subject in query.targets and query.var(one.object).is_constant
+            for one in query.constraints
+        )
 
 
 @dataclass
@@ -55,8 +57,12 @@ def candidates(question: str, graph: Graph, linker: Linker, weigher: Weigher, ma
             if known is None or one.score > known.score:
                 compiled[one.query] = one
     ranked = sorted(compiled.values(), key=lambda one: -one.score)
-    clauses = [one for one in ranked[NUM_TRIED:] if any(mention.role == Role.TEXT for mention in one.mentions)]
-    tried = [_try(graph, one, weigher, max_nodes) for one in [*ranked[:NUM_TRIED], *clauses[:NUM_TRIED_CLAUSES]]]
+    clauses = [
+        one for one in ranked[NUM_TRIED:] if any(mention.role == Role.TEXT for mention in one.mentions)
+    ]
+    tried = [
+        _try(graph, one, weigher, max_nodes) for one in [*ranked[:NUM_TRIED], *clauses[:NUM_TRIED_CLAUSES]]
+    ]
     return Candidates(tokens, mentions, sorted(tried, key=lambda one: -one.score))
 
 

@@ -13,11 +13,19 @@ from tuili.reason.search import Found, Outcome
 MAX_PATHS = 25
 
 
-def path_edge(graph: Graph, fact: Fact, parts: Mapping[str, float] | None = None, weight: float | None = None) -> PathEdge:
+def path_edge(
+    graph: Graph, fact: Fact, parts: Mapping[str, float] | None = None, weight: float | None = None
+) -> PathEdge:
     """Return a fact as an explanation shows it."""
     subject, object_ = graph.entities((fact.subject, fact.object))
-    return PathEdge(subject.name, fact.relation, object_.name, fact.weight if weight is None else weight,
-                    parts or {"prior": fact.weight}, fact.source)
+    return PathEdge(
+        subject.name,
+        fact.relation,
+        object_.name,
+        fact.weight if weight is None else weight,
+        parts or {"prior": fact.weight},
+        fact.source,
+    )
 
 
 def paths(graph: Graph, found: Found, parts: Mapping[int, Mapping[str, float]]) -> tuple[Path, ...]:
@@ -37,14 +45,16 @@ def _weighted(graph: Graph, fact: Fact, parts: Mapping[int, Mapping[str, float]]
     return path_edge(graph, fact)
 
 
-def links(graph: Graph, tokens_text: Sequence[str], mentions: Iterable[Mention], query: Query) -> tuple[Link, ...]:
+def links(
+    graph: Graph, tokens_text: Sequence[str], mentions: Iterable[Mention], query: Query
+) -> tuple[Link, ...]:
     """Return the mentions of entities that the query uses."""
     used = {number for var in query.variables for number in var.ids}
     shown = []
     for mention in mentions:
         if mention.role == Role.ENTITY and used & set(mention.ids):
             names = [entity.name for entity in graph.entities(mention.ids[:5])]
-            text = " ".join(tokens_text[mention.start:mention.end])
+            text = " ".join(tokens_text[mention.start : mention.end])
             shown.append(Link(text, tuple(dict.fromkeys(names)), mention.how, min(mention.score, 1.0)))
     return tuple(shown)
 
@@ -61,7 +71,9 @@ def wording(graph: Graph, query: Query, outcome: Outcome, names: Sequence[str], 
         entity = graph.entity(next(iter(outcome.found)))
         return f"{entity.name}: {entity.description}" if entity.description else entity.name
     if query.aggregate in (Aggregate.MOST, Aggregate.LEAST):
-        counts = "; ".join(f"{graph.entity(number).name}: {count}" for number, count in outcome.counts.items())
+        counts = "; ".join(
+            f"{graph.entity(number).name}: {count}" for number, count in outcome.counts.items()
+        )
         return f"{', '.join(names)} ({counts})"
     return ", ".join(names)
 

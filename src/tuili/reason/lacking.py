@@ -32,8 +32,11 @@ def _holds(graph: Graph, query: Query, constraint: Constraint) -> bool:
         return True
     other = object_ if start is subject else subject
     for number in start.ids:
-        reached = (graph.closure(number, constraint.relation, inverse=inverse) if constraint.closure
-                   else {fact.other(number) for fact in graph.step(number, constraint.relation, inverse=inverse)})
+        reached = (
+            graph.closure(number, constraint.relation, inverse=inverse)
+            if constraint.closure
+            else {fact.other(number) for fact in graph.step(number, constraint.relation, inverse=inverse)}
+        )
         if any(not other.is_constant or place in other.ids for place in reached):
             return True
     return False
@@ -56,7 +59,7 @@ def presupposed(graph: Graph, query: Query, outcome: Outcome) -> str:
     plain = [constraint for constraint in query.constraints if not _is_predicate(graph, query, constraint)]
     ascribes = len(plain) < len(query.constraints)
     silent = tuple(constraint for constraint in plain if ascribes or not constraint.stated)
-    if not silent or len(silent) == len(query.constraints) == 1 and query.aggregate == Aggregate.ASK:
+    if not silent or (len(silent) == len(query.constraints) == 1 and query.aggregate == Aggregate.ASK):
         return ""
     rest = replace(query, constraints=silent, aggregate=Aggregate.ASK, targets=(silent[0].subject,))
     if Search(graph, rest, lambda text, ids: dict.fromkeys(ids, 1.0)).run().found:
@@ -66,8 +69,10 @@ def presupposed(graph: Graph, query: Query, outcome: Outcome) -> str:
 
 def _is_predicate(graph: Graph, query: Query, constraint: Constraint) -> bool:
     """Tell whether a constraint ascribes one of a few fixed values, as an adjective does ("keyword-only")."""
-    return any(len(graph.members(kind, MAX_ADJECTIVES + 1)) <= MAX_ADJECTIVES
-               for kind in query.var(constraint.object).kinds)
+    return any(
+        len(graph.members(kind, MAX_ADJECTIVES + 1)) <= MAX_ADJECTIVES
+        for kind in query.var(constraint.object).kinds
+    )
 
 
 def nearest(graph: Graph, query: Query, outcome: Outcome) -> tuple[str, ...]:
@@ -78,13 +83,20 @@ def nearest(graph: Graph, query: Query, outcome: Outcome) -> tuple[str, ...]:
     from rapidfuzz import fuzz, process
 
     for constraint in query.constraints:
-        for known, wanted, inverse in ((constraint.subject, constraint.object, False),
-                                       (constraint.object, constraint.subject, True)):
+        for known, wanted, inverse in (
+            (constraint.subject, constraint.object, False),
+            (constraint.object, constraint.subject, True),
+        ):
             near, far = query.var(known), query.var(wanted)
             if near.is_constant and far.is_constant and not _holds(graph, query, constraint):
-                names = {graph.entity(fact.other(number)).name for number in near.ids[:20]
-                         for fact in graph.step(number, constraint.relation, inverse=inverse)[:_MAX_CONSIDERED]}
-                best = process.extract(normalise(far.label), sorted(names), scorer=fuzz.WRatio, limit=MAX_NEAREST)
+                names = {
+                    graph.entity(fact.other(number)).name
+                    for number in near.ids[:20]
+                    for fact in graph.step(number, constraint.relation, inverse=inverse)[:_MAX_CONSIDERED]
+                }
+                best = process.extract(
+                    normalise(far.label), sorted(names), scorer=fuzz.WRatio, limit=MAX_NEAREST
+                )
                 if best:
                     return tuple(name for name, _, _ in best)
     return ()

@@ -163,7 +163,7 @@ def _add_links(picture: Picture, answer: Answer, answers: set[str]) -> None:
 
 def _add_result(picture: Picture, answer: Answer, answers: set[str]) -> None:
     """Add a box for an answer that is no entity of the paths: a number, Yes or No; or for an abstention."""
-    if answers & picture.boxes.keys() or answer.abstained and len(picture.boxes) > 1:
+    if answers & picture.boxes.keys() or (answer.abstained and len(picture.boxes) > 1):
         return
     text = answer.text.split(":")[0] if answer.abstained or answer.text.startswith(("Yes", "No")) else answer.text
     picture.add(RESULT, text, "middle" if answer.abstained else "answer")

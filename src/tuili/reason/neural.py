@@ -25,11 +25,15 @@ def neural_parts(encoder: Encoder, text: str, candidates: Sequence[str]) -> list
     """
     reference, *embedded = encoder.token_vectors([text, *candidates], truncate=True)
     idf = idf_weights([item.tokens for item in embedded])
-    attention = [_attended(item) for item in
-                 encoder.cross_attention(text, candidates, layers=ATTENTION_LAYERS, truncate=True)]
+    attention = [
+        _attended(item)
+        for item in encoder.cross_attention(text, candidates, layers=ATTENTION_LAYERS, truncate=True)
+    ]
     strongest = max(attention, default=0.0) or 1.0
-    return [{"bertscore": max(0.0, score(item, reference, idf).f1), "attention": attended / strongest}
-            for item, attended in zip(embedded, attention, strict=True)]
+    return [
+        {"bertscore": max(0.0, score(item, reference, idf).f1), "attention": attended / strongest}
+        for item, attended in zip(embedded, attention, strict=True)
+    ]
 
 
 def _attended(item: TokenAttention) -> float:

@@ -9,7 +9,17 @@ from collections.abc import Iterator, Mapping
 from html import escape
 
 from tuili.reason.answer import Answer, PathEdge
-from tuili.reason.layout import LABEL_CHAR, LINE_HEIGHT, QUESTION, RESULT, Box, Curve, Picture, label_of, picture_of
+from tuili.reason.layout import (
+    LABEL_CHAR,
+    LINE_HEIGHT,
+    QUESTION,
+    RESULT,
+    Box,
+    Curve,
+    Picture,
+    label_of,
+    picture_of,
+)
 
 _STYLE = """
 .tuili { --ink: #1f2430; --soft: #667085; --line: #2f6f5e; --paper: #ffffff; --box: #f4f6f8; --edge: #b4bec9;

@@ -19,8 +19,12 @@ _NUM_CONSIDERED = 200
 def is_ranked(graph: Graph, query: Query) -> bool:
     """Tell whether the query asks which subjects explain findings."""
     return query.aggregate == Aggregate.LIST and any(
-        graph.relations[constraint.relation].ranked and constraint.subject in query.targets and not constraint.negated
-        and query.var(constraint.object).is_constant for constraint in query.constraints)
+        graph.relations[constraint.relation].ranked
+        and constraint.subject in query.targets
+        and not constraint.negated
+        and query.var(constraint.object).is_constant
+        for constraint in query.constraints
+    )
 
 
 def ranked_answer(question: str, graph: Graph, best: Tried, shared: dict[str, Any]) -> Answer:
@@ -44,8 +48,16 @@ def ranked_answer(question: str, graph: Graph, best: Tried, shared: dict[str, An
     if not answered:
         names = tuple(entity.name for entity in entities[:MAX_PARTIAL])
         reason = "nothing explains all findings, and no single hypothesis is likelier than the rest"
-        return Answer(question, f"no supported answer: {reason}; nearest: {'; '.join(names)}", graph.name, entities,
-                      abstained=True, reason=reason, nearest=names, **shared)
+        return Answer(
+            question,
+            f"no supported answer: {reason}; nearest: {'; '.join(names)}",
+            graph.name,
+            entities,
+            abstained=True,
+            reason=reason,
+            nearest=names,
+            **shared,
+        )
     text = "; ".join(graph.entity(item.entity).name for item in answered)
     return Answer(question, text, graph.name, entities, **shared)
 
@@ -53,6 +65,8 @@ def ranked_answer(question: str, graph: Graph, best: Tried, shared: dict[str, An
 def _contributions(graph: Graph, item: Hypothesis) -> Path:
     """Return a hypothesis' facts, each with what it adds to the log-odds."""
     by_fact = dict(zip(item.facts, item.contributions, strict=True))
-    edges = tuple(path_edge(graph, fact, {"share": share(fact), "contribution": by_fact[fact]}, share(fact))
-                  for fact in item.facts)
+    edges = tuple(
+        path_edge(graph, fact, {"share": share(fact), "contribution": by_fact[fact]}, share(fact))
+        for fact in item.facts
+    )
     return Path(edges, item.probability)

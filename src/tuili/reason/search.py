@@ -46,8 +46,9 @@ class Outcome:
 class Search:
     """Evaluates one query on one graph."""
 
-    def __init__(self, graph: Graph, query: Query, match: Matcher, max_nodes: int = MAX_NODES,
-                 min_fit: float = 0.0) -> None:
+    def __init__(
+        self, graph: Graph, query: Query, match: Matcher, max_nodes: int = MAX_NODES, min_fit: float = 0.0
+    ) -> None:
         self.graph = graph
         self.query = query
         self.match = match
@@ -71,7 +72,9 @@ class Search:
         """Return the entities that variable `name` can be, given all constraints away from `visited`."""
         var = self.query.var(name)
         visited = visited | {name}
-        around = [constraint for constraint in self.query.constraints if self._other(constraint, name, visited)]
+        around = [
+            constraint for constraint in self.query.constraints if self._other(constraint, name, visited)
+        ]
         if var.name == self.query.counted:
             around = []
         generating = [constraint for constraint in around if self._grows(constraint, name, visited)]
@@ -104,8 +107,11 @@ class Search:
         var = self.query.var(name)
         if var.is_constant or var.text:
             return True
-        return any(self._is_anchored(other, visited | {name}) for constraint in self.query.constraints
-                   if (other := self._other(constraint, name, visited | {name})))
+        return any(
+            self._is_anchored(other, visited | {name})
+            for constraint in self.query.constraints
+            if (other := self._other(constraint, name, visited | {name}))
+        )
 
     def _constants(self, var: Var) -> Found | None:
         return {number: Support() for number in var.ids} if var.ids else None
@@ -120,16 +126,19 @@ class Search:
         self.outcome.num_expanded += len(nodes)
         if self.outcome.num_expanded > self.max_nodes:
             self.outcome.is_partial = True
-            return nodes[:self.max_nodes]
+            return nodes[: self.max_nodes]
         return nodes
 
-    def _grow(self, var: Var, found: Found | None, constraints: Sequence[Constraint], visited: frozenset[str]) -> Found | None:
+    def _grow(
+        self, var: Var, found: Found | None, constraints: Sequence[Constraint], visited: frozenset[str]
+    ) -> Found | None:
         """Intersect what each constraint allows; constraints of one relation meet by name if the kind says so."""
         groups: dict[tuple[str, bool], list[Found]] = {}
         for constraint in constraints:
             forward = constraint.object == var.name
             groups.setdefault((constraint.relation, forward), []).append(
-                self._reach(constraint, var.name, visited, found))
+                self._reach(constraint, var.name, visited, found)
+            )
         for sets in groups.values():
             met = sets[0]
             for following in sets[1:]:
@@ -141,13 +150,18 @@ class Search:
         if not self._by_name(var):
             return _intersect(left, right)
         by_name = {self.graph.entity(number).name: support for number, support in right.items()}
-        return {number: _join(support, by_name[name]) for number, support in left.items()
-                if (name := self.graph.entity(number).name) in by_name}
+        return {
+            number: _join(support, by_name[name])
+            for number, support in left.items()
+            if (name := self.graph.entity(number).name) in by_name
+        }
 
     def _by_name(self, var: Var) -> bool:
         return any(self.graph.kinds[kind].by_name for kind in var.kinds if kind in self.graph.kinds)
 
-    def _subtract(self, var: Var, found: Found | None, constraints: Sequence[Constraint], visited: frozenset[str]) -> Found | None:
+    def _subtract(
+        self, var: Var, found: Found | None, constraints: Sequence[Constraint], visited: frozenset[str]
+    ) -> Found | None:
         for constraint in constraints:
             base = found if found is not None else {number: Support() for number in self._members(var)}
             without = self._reach(constraint, var.name, visited, None)
@@ -158,7 +172,9 @@ class Search:
             found = {number: support for number, support in base.items() if number not in out}
         return found
 
-    def _reach(self, constraint: Constraint, name: str, visited: frozenset[str], within: Found | None) -> Found:
+    def _reach(
+        self, constraint: Constraint, name: str, visited: frozenset[str], within: Found | None
+    ) -> Found:
         """Return the entities at `name`'s end of a constraint, from the set at its other end."""
         other = self._other(constraint, name, visited)
         start = self._evaluate(other, visited)
@@ -175,7 +191,9 @@ class Search:
         self.outcome.num_expanded += len(reached)
         return reached
 
-    def _step(self, number: int, constraint: Constraint, forward: bool) -> Iterable[tuple[int, tuple[Fact, ...]]]:
+    def _step(
+        self, number: int, constraint: Constraint, forward: bool
+    ) -> Iterable[tuple[int, tuple[Fact, ...]]]:
         relation = self.graph.relations[constraint.relation]
         if constraint.closure:
             yield from self.graph.closure(number, relation.name, inverse=not forward).items()
@@ -185,7 +203,9 @@ class Search:
                 if _passes(fact, constraint.where):
                     yield fact.other(place), (*facts, fact)
 
-    def _places(self, number: int, constraint: Constraint, forward: bool) -> Iterable[tuple[tuple[Fact, ...], int]]:
+    def _places(
+        self, number: int, constraint: Constraint, forward: bool
+    ) -> Iterable[tuple[tuple[Fact, ...], int]]:
         """Yield where facts about `number` may stand: itself, and along the hierarchy they are inherited by."""
         relation = self.graph.relations[constraint.relation]
         yield (), number
@@ -204,8 +224,11 @@ class Search:
         other = self.query.var(constraint.object if not inverse else constraint.subject)
         kept = {}
         for number, support in found.items():
-            facts = [fact for fact in self.graph.step(number, constraint.relation, inverse=inverse)
-                     if self._has_kind(fact.other(number), other)]
+            facts = [
+                fact
+                for fact in self.graph.step(number, constraint.relation, inverse=inverse)
+                if self._has_kind(fact.other(number), other)
+            ]
             if bool(facts) != constraint.negated:
                 kept[number] = Support((*support.facts, *facts[:1]), support.fit)
         return kept
@@ -218,11 +241,17 @@ class Search:
             return found
         kinds = set(var.kinds)
         self.graph.entities(found)
-        return {number: support for number, support in found.items() if self.graph.entity(number).kind in kinds}
+        return {
+            number: support for number, support in found.items() if self.graph.entity(number).kind in kinds
+        }
 
     def _most_specific(self, name: str, found: Found) -> Found:
         """Of what several entities reach by a transitive relation, keep what lies nearest to them."""
-        shared = [constraint for constraint in self.query.constraints if constraint.closure and constraint.object == name]
+        shared = [
+            constraint
+            for constraint in self.query.constraints
+            if constraint.closure and constraint.object == name
+        ]
         if len(shared) < 2 or len(found) < 2:
             return found
         above = {number for other in found for number in self.graph.closure(other, shared[0].relation)}
@@ -243,8 +272,11 @@ class Search:
             if fit < bound:
                 fact = found[number].facts[-1] if found[number].facts else None
                 self._prune(number, f"fits “{var.text}” less", fit, fact)
-        return {number: Support(found[number].facts, found[number].fit * fit)
-                for number, fit in fits.items() if fit >= bound}
+        return {
+            number: Support(found[number].facts, found[number].fit * fit)
+            for number, fit in fits.items()
+            if fit >= bound
+        }
 
     def _prune(self, number: int, reason: str, weight: float = 0.0, fact: Fact | None = None) -> None:
         from tuili.reason.explain import path_edge
@@ -267,6 +299,7 @@ class Search:
             facts = found[number].facts
             order = facts[-1].id if facts else number
             return (float(position) if isinstance(position, (int, float)) else 0.0, order)
+
         return key
 
     # -- counting ------------------------------------------------------------------------------
@@ -279,15 +312,18 @@ class Search:
                 inverse = constraint.subject == self.query.counted
                 counted = self.query.var(self.query.counted)
                 for number in self.outcome.found:
-                    facts = [fact for fact in self.graph.step(number, constraint.relation, inverse=inverse)
-                             if self._has_kind(fact.other(number), counted)]
+                    facts = [
+                        fact
+                        for fact in self.graph.step(number, constraint.relation, inverse=inverse)
+                        if self._has_kind(fact.other(number), counted)
+                    ]
                     self.outcome.counts[number] = len(facts)
 
 
 def _passes(fact: Fact, where: tuple[str, str]) -> bool:
     qualifier, value = where
     data = fact.data.get(qualifier) if qualifier else None
-    return not qualifier or isinstance(data, Mapping) and data.get("class") == value
+    return not qualifier or (isinstance(data, Mapping) and data.get("class") == value)
 
 
 def _intersect(left: Found, right: Found) -> Found:

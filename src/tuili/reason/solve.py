@@ -15,16 +15,35 @@ def conclude_derivation(derivation: Derivation, graph: Graph) -> Answer:
     """Return the answer that a derivation gives; it abstains when a quantity is missing."""
     confidence = derivation_confidence(derivation)
     shared = {
-        "query": derivation.query, "paths": derivation.paths, "pruned": derivation.pruned,
+        "query": derivation.query,
+        "paths": derivation.paths,
+        "pruned": derivation.pruned,
         "notes": (*derivation.assumptions, *(f"not used: {text}" for text in derivation.unused)),
     }
     if not derivation.is_solved or confidence < MIN_CONFIDENCE:
         reason = derivation.reason or _missing(derivation)
-        return Answer(derivation.question, f"no supported answer: {reason}", graph.name, abstained=True,
-                      confidence=confidence, reason=reason, nearest=derivation.nearest, **shared)  # type: ignore[arg-type]
-    text = "; ".join(f"{name} = {show(value)}" for name, value in zip(derivation.targets, derivation.values, strict=True))
-    return Answer(derivation.question, text, graph.name, value=derivation.values[-1], values=derivation.values,
-                  confidence=confidence, **shared)  # type: ignore[arg-type]
+        return Answer(
+            derivation.question,
+            f"no supported answer: {reason}",
+            graph.name,
+            abstained=True,
+            confidence=confidence,
+            reason=reason,
+            nearest=derivation.nearest,
+            **shared,
+        )  # type: ignore[arg-type]
+    text = "; ".join(
+        f"{name} = {show(value)}" for name, value in zip(derivation.targets, derivation.values, strict=True)
+    )
+    return Answer(
+        derivation.question,
+        text,
+        graph.name,
+        value=derivation.values[-1],
+        values=derivation.values,
+        confidence=confidence,
+        **shared,
+    )  # type: ignore[arg-type]
 
 
 def derivation_confidence(derivation: Derivation) -> float:

@@ -206,10 +206,12 @@ def _search_roots(expr: str, wanted: str, values: Mapping[str, float], names: tu
     return []
 
 
-def is_consistent(expr: str, units: Mapping[str, str]) -> bool:
+@lru_cache(maxsize=4096)
+def is_consistent(expr: str, symbol_units: tuple[tuple[str, str], ...]) -> bool:
     """Check with pint that both sides of a formula have one dimension when its symbols have these units."""
     import sympy
 
+    units = dict(symbol_units)
     names = tuple(sorted(units))
     left, _, right = expr.partition("=")
     registry = _registry()

@@ -46,7 +46,9 @@ class Mix:
 class Weigher:
     """Weighs candidates of one base; `encoder` is loaded on first need, None means words only."""
 
-    def __init__(self, graph: Graph, encoder: Callable[[], Encoder] | None = None, mix: Mix | None = None) -> None:
+    def __init__(
+        self, graph: Graph, encoder: Callable[[], Encoder] | None = None, mix: Mix | None = None
+    ) -> None:
         self.graph = graph
         self.encoder = encoder
         self.mix = mix or Mix()
@@ -63,8 +65,12 @@ class Weigher:
         ranked = sorted(priors, key=lambda number: -priors[number])
         if self.encoder is not None and len(ranked) > 0 and not self._is_decisive(priors, ranked):
             self._add_neural(text, ranked[:MAX_NEURAL])
-        return {number: self.mix.weight(self.parts[text, number]) if number in ranked[:MAX_NEURAL]
-                else self.mix.prior * priors[number] for number in ranked}
+        return {
+            number: self.mix.weight(self.parts[text, number])
+            if number in ranked[:MAX_NEURAL]
+            else self.mix.prior * priors[number]
+            for number in ranked
+        }
 
     def _is_decisive(self, priors: Mapping[int, float], ranked: Sequence[int]) -> bool:
         second = priors[ranked[1]] if len(ranked) > 1 else 0.0
@@ -74,7 +80,10 @@ class Weigher:
         entities = self.graph.entities(ids)
         bags = [_bag(entity) for entity in entities]
         words = content_stems(text)
-        idf = {word: math.log((len(bags) + 2) / (sum(_share(word, bag) > 0 for bag in bags) + 1)) + 0.1 for word in words}
+        idf = {
+            word: math.log((len(bags) + 2) / (sum(_share(word, bag) > 0 for bag in bags) + 1)) + 0.1
+            for word in words
+        }
         total = sum(idf.values()) or 1.0
         priors = {}
         for entity, bag in zip(entities, bags, strict=True):
@@ -121,4 +130,4 @@ def _share(word: str, bag: Mapping[str, float]) -> float:
 
 def _akin(left: str, right: str) -> bool:
     short, long = sorted((left, right), key=len)
-    return len(short) >= 4 and (long.startswith(short) or len(short) >= 6 and long.startswith(short[:5]))
+    return len(short) >= 4 and (long.startswith(short) or (len(short) >= 6 and long.startswith(short[:5])))

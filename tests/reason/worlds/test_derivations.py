@@ -36,7 +36,8 @@ def _value(found: Derivation, unit: str, index: int = -1) -> float:
 @pytest.mark.parametrize(("question", "magnitude", "unit"), [
     ("What is the kinetic energy of a 1500 kg car at 90 km/h?", 468_750, "joule"),
     ("12 V are put across 4 ohm. What is the power?", 36, "watt"),
-    ("A force of 45 N gives a sledge an acceleration of 1.5 m/s². What is the mass of the sledge?", 30, "kilogram"),
+    ("A force of 45 N gives a sledge an acceleration of 1.5 m/s². What is the mass of the sledge?",
+     30, "kilogram"),
     ("A gas of 3 l at 100 kPa is compressed to 1.2 l at constant temperature. What is its pressure then?",
      250, "kilopascal"),
     ("What is the area of a circle with a radius of 7 cm?", 153.938, "centimeter ** 2"),
@@ -139,8 +140,8 @@ def test_questions_without_quantities_are_left_alone(graph: Graph, question: str
 
 
 def test_friendly_units(graph: Graph) -> None:
-    mixed = _solved("300 g of water at 80 °C is mixed with 200 g of water at 20 °C. What is the final temperature?",
-                    graph)
+    mixed = _solved("300 g of water at 80 °C is mixed with 200 g of water at 20 °C. What is the final"
+                    " temperature?", graph)
     assert (mixed.values[0].magnitude, mixed.values[0].unit) == (pytest.approx(56), "degree_Celsius")
     area = _solved("What is the area of a triangle with a base of 10 cm and a height of 6 cm?", graph)
     assert (area.values[0].magnitude, area.values[0].unit) == (pytest.approx(30), "centimeter ** 2")

@@ -6,6 +6,7 @@ or a file of triples (.tsv or .jsonl, plain or gzipped). Importers are imported 
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -69,8 +70,13 @@ def origin_of(source: str) -> str:
     """Return what a base records about its source; it changes when a new build would differ."""
     importer, place = split_source(source)
     running = f", Python {platform.python_version()}" if importer == "python" else ""
-    shown = Path(place).name if importer != "python" else place
+    shown = shown_name(Path(place)) if importer != "python" else place
     return f"{importer}{f':{shown}' if shown else ''} (importer {_IMPORTER_VERSIONS[importer]}{running})"
+
+
+def shown_name(path: Path) -> str:
+    """Return a file's name as text, whatever the locale made of it."""
+    return os.fsencode(path.name).decode("utf-8", errors="replace")
 
 
 def _python(package: str, report: OnProgress) -> Iterator[Record]:

@@ -25,6 +25,7 @@ from typing import BinaryIO, cast
 
 from tuili.errors import InputError, LimitError, SourceError
 from tuili.knowledge.records import BadRow, Edge, Kind, Node, Record, Relation
+from tuili.knowledge.sources import shown_name
 from tuili.knowledge.store import MAX_NAME
 
 OnProgress = Callable[[str, int], None]
@@ -76,7 +77,7 @@ def read_tsv(path: Path, *, on_progress: OnProgress | None = None) -> Iterator[R
         LimitError: the file unpacks to more than `MAX_UNPACKED_BYTES`.
         SourceError: the file can't be read.
     """
-    first = True
+    first, name = True, shown_name(path)
     for number, line in _lines(path, on_progress):
         if isinstance(line, BadRow):
             yield line
@@ -84,7 +85,7 @@ def read_tsv(path: Path, *, on_progress: OnProgress | None = None) -> Iterator[R
             cells = line.split("\t")
             header, first = first and _is_header(cells), False
             if not header:
-                yield _tsv_row(cells, number, line, f"{path.name}:{number}")
+                yield _tsv_row(cells, number, line, f"{name}:{number}")
 
 
 def _is_header(cells: list[str]) -> bool:
@@ -129,7 +130,7 @@ def read_jsonl(path: Path, *, on_progress: OnProgress | None = None) -> Iterator
         LimitError: the file unpacks to more than `MAX_UNPACKED_BYTES`.
         SourceError: the file can't be read.
     """
-    reader = _JsonReader(path.name)
+    reader = _JsonReader(shown_name(path))
     for number, line in _lines(path, on_progress):
         if isinstance(line, BadRow):
             yield line

@@ -35,16 +35,25 @@ class Hypothesis:
 
 def rank(graph: Graph, query: Query, limit: int = MAX_RANKED) -> list[Hypothesis]:
     """Rank the query's target by its positive constraints, best first; O(facts of the findings)."""
-    evidence = [constraint for constraint in query.constraints if not constraint.negated
-                and graph.relations[constraint.relation].ranked and constraint.subject in query.targets]
+    evidence = [
+        constraint
+        for constraint in query.constraints
+        if not constraint.negated
+        and graph.relations[constraint.relation].ranked
+        and constraint.subject in query.targets
+    ]
     support = {index: _support(graph, query, constraint) for index, constraint in enumerate(evidence)}
     kinds = set(query.var(query.targets[0]).kinds)
-    entities = {number for facts in support.values() for number in facts if graph.entity(number).kind in kinds}
+    entities = {
+        number for facts in support.values() for number in facts if graph.entity(number).kind in kinds
+    }
     scored = [_score(graph, number, support) for number in sorted(entities)]
     total = _log_sum([score for score, *_ in scored])
     ranked = sorted(scored, key=lambda item: (-item[0], graph.entity(item[1]).name))
-    return [Hypothesis(number, math.exp(score - total), facts, parts)
-            for score, number, facts, parts in ranked[:limit]]
+    return [
+        Hypothesis(number, math.exp(score - total), facts, parts)
+        for score, number, facts, parts in ranked[:limit]
+    ]
 
 
 def _support(graph: Graph, query: Query, constraint: Constraint) -> dict[int, Fact]:
@@ -52,7 +61,9 @@ def _support(graph: Graph, query: Query, constraint: Constraint) -> dict[int, Fa
     relation = graph.relations[constraint.relation]
     best: dict[int, Fact] = {}
     for number in query.var(constraint.object).ids:
-        below = graph.closure(number, relation.object_through, inverse=True) if relation.object_through else {}
+        below = (
+            graph.closure(number, relation.object_through, inverse=True) if relation.object_through else {}
+        )
         for place in (number, *below):
             for fact in graph.step(place, relation.name, inverse=True):
                 known = best.get(fact.subject)
@@ -69,8 +80,9 @@ def share(fact: Fact) -> float:
     return (fact.weight * cases + PRIOR_SHARE * PRIOR_CASES) / (cases + PRIOR_CASES)
 
 
-def _score(graph: Graph, number: int, support: Mapping[int, Mapping[int, Fact]]
-           ) -> tuple[float, int, tuple[Fact, ...], tuple[float, ...]]:
+def _score(
+    graph: Graph, number: int, support: Mapping[int, Mapping[int, Fact]]
+) -> tuple[float, int, tuple[Fact, ...], tuple[float, ...]]:
     facts = tuple(by_entity[number] for by_entity in support.values() if number in by_entity)
     parts = tuple(math.log(share(fact) + BACKGROUND) - math.log(BACKGROUND) for fact in facts)
     return math.log1p(_documented(graph, number)) + sum(parts), number, facts, parts
@@ -78,7 +90,9 @@ def _score(graph: Graph, number: int, support: Mapping[int, Mapping[int, Fact]]
 
 def _documented(graph: Graph, number: int) -> float:
     """Return how many sources speak of a hypothesis: what is reported often is likelier to be met."""
-    return float(len({source for fact in graph.facts(number) for source in fact.source.split("; ") if source}))
+    return float(
+        len({source for fact in graph.facts(number) for source in fact.source.split("; ") if source})
+    )
 
 
 def _log_sum(scores: Sequence[float]) -> float:

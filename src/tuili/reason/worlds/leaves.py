@@ -18,6 +18,7 @@ _UNTOLD_PROPERTY = 0.5
 _EARLIER = 0.1
 _REMEMBERED = 0.35
 _MOST_GIVEN = 8
+_MOST_BINDING = 2.33
 _NEW_MEANING = 0.8
 
 
@@ -96,6 +97,8 @@ class Leaves:
 
     def _given(self, key: str) -> Iterator[Resolution]:
         for binding in self.scene.bindings.of_quantity.get(key, ())[:_MOST_GIVEN]:
+            if binding.cost > _MOST_BINDING:
+                break
             known_as = self.scene.meanings.get(binding.value, key)
             cost = binding.cost + (0.0 if known_as == key else _NEW_MEANING)
             yield Resolution(

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 
 from tuili.errors import InputError
 from tuili.reason.answer import Path, PathEdge, Pruned
-from tuili.reason.verify import convert, solve
+from tuili.reason.verify import convert, is_consistent, solve
 from tuili.reason.worlds.chains import Chain
-from tuili.reason.worlds.formulary import Formulary, Quantity
+from tuili.reason.worlds.formulary import Formula, Formulary, Quantity
 from tuili.reason.worlds.leaves import Resolution
 from tuili.reason.worlds.wording import Wording
 
@@ -124,6 +124,8 @@ def _solved(
             if magnitude is None:
                 return None
             inputs[other] = convert(magnitude, base.quantities[key].unit, base.quantities[key].plain_unit)
+    if not _is_checked(base, formula):
+        return None
     quantity = base.quantities[item.via]
     found = solve(formula.expr, symbol, inputs, positive=quantity.is_positive, no_solve=formula.no_solve)
     if found is not None:
@@ -141,6 +143,13 @@ def _solved(
             )
         )
     return found
+
+
+def _is_checked(base: Formulary, formula: Formula) -> bool:
+    """Check with pint that the formula's sides have one dimension; what counts is a plain number in it."""
+    quantities = {symbol: base.quantities[key] for symbol, key in formula.where.items()}
+    units = tuple((symbol, "" if each.is_count else each.unit) for symbol, each in quantities.items())
+    return is_consistent(formula.expr, units)
 
 
 def friendly_unit(magnitude: float, quantity: Quantity, given: Sequence[str]) -> str:

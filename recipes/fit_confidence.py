@@ -1,0 +1,144 @@
+"""Fit how sure an answer is: the probability that it is right, from the features of its reading.
+
+`python recipes/fit_confidence.py` asks every development question in all wordings, unanswerable ones too,
+taking every answer whatever its confidence, and writes `src/tuili/reason/data/confidence.json`. What it
+prints is out of fold: questions are judged by weights that were fitted without them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+from logistic import NUM_FOLDS, fit_labels, folds, sigmoid
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+from asking.answers import Asked, ask_all  # noqa: E402
+from asking.calibration import ece  # noqa: E402
+from asking.questions import Question, development  # noqa: E402
+from runner import environment, pin_threads, say  # noqa: E402
+
+from tuili.files import write_text  # noqa: E402
+from tuili.reason import conclude, solve  # noqa: E402
+from tuili.reasoner import Reasoner  # noqa: E402
+
+OUT = ROOT / "src" / "tuili" / "reason" / "data" / "confidence.json"
+SORTS = ("search", "derivation")
+MIN_ROWS = 50
+L2 = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """An answer that is given if it is sure enough: what is known of it, and whether it is right."""
+
+    question: Question
+    features: dict[str, float]
+    right: bool
+
+
+@contextlib.contextmanager
+def every_answer() -> Iterator[None]:
+    """Have the reasoner take every answer for certain, so that also unlikely ones can be judged."""
+    with contextlib.ExitStack() as stack:
+        for module in (conclude, solve):
+            if hasattr(module, "probability"):
+                stack.enter_context(mock.patch.object(module, "probability", lambda name, values: 1.0))
+        yield
+
+
+def sort_of(asked: Asked) -> str:
+    """Return what kind of reasoning gave an answer."""
+    return "search" if "link_and_search" in asked.answer.timings_ms else "derivation"
+
+
+def collect(reasoner: Reasoner, questions: Sequence[Question]) -> dict[str, list[Row]]:
+    """Return the rows of each sort of answer; an answer that is refused for a reason is not right."""
+    with every_answer():
+        asked = ask_all(reasoner, questions, "questions")
+    rows: dict[str, list[Row]] = {sort: [] for sort in SORTS}
+    for one in asked:
+        if one.answer.features:
+            right = one.right and not one.answer.abstained
+            rows[sort_of(one)].append(Row(one.question, dict(one.answer.features), right))
+    return rows
+
+
+def names_of(rows: Sequence[Row]) -> list[str]:
+    """Return the features that are not the same everywhere."""
+    names = list(dict.fromkeys(name for row in rows for name in row.features))
+    return [name for name in names if len({row.features.get(name, 0.0) for row in rows}) > 1]
+
+
+def matrix(rows: Sequence[Row], names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Return features [N, D] and labels [N]."""
+    features = np.array([[row.features.get(name, 0.0) for name in names] for row in rows]).reshape(len(rows), -1)
+    return features, np.array([float(row.right) for row in rows])
+
+
+def out_of_fold(rows: Sequence[Row], names: Sequence[str], l2: float) -> np.ndarray:
+    """Return each row's probability by weights that were fitted without its question."""
+    features, labels = matrix(rows, names)
+    fold = folds([row.question.id for row in rows])
+    found = np.zeros(len(rows))
+    for number in range(NUM_FOLDS):
+        held = fold == number
+        weights = fit_labels(features[~held], labels[~held], l2)
+        found[held] = sigmoid(features[held] @ weights[:-1] + weights[-1])
+    return found
+
+
+def report(sort: str, rows: Sequence[Row], probabilities: np.ndarray) -> None:
+    """Print calibration, and what each threshold gives up and gains."""
+    labels = np.array([float(row.right) for row in rows])
+    answerable = np.array([row.question.answerable for row in rows])
+    brier = float(np.mean((probabilities - labels) ** 2))
+    print(f"{sort}: {len(rows)} answers, {labels.mean():.3f} right; out of fold: "
+          f"ECE {ece(probabilities, labels):.3f}, Brier {brier:.3f} "
+          f"(base rate {float(np.mean((labels.mean() - labels) ** 2)):.3f})")
+    print("threshold  right of answerable  right of answered  unanswerable abstained")
+    for threshold in np.arange(0.1, 1.0, 0.1):
+        given = probabilities >= threshold
+        shares = (labels[given & answerable].sum() / max(answerable.sum(), 1),
+                  labels[given].mean() if given.any() else 0.0,
+                  np.mean(~given[~answerable]) if (~answerable).any() else 0.0)
+        print(f"{threshold:9.1f}  {shares[0]:19.3f}  {shares[1]:17.3f}  {shares[2]:22.3f}")
+
+
+def main() -> None:
+    """Fit, report, write; a sort of answer with too few rows keeps the weights it has."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--base", action="append", help="bases whose questions are used; default: all")
+    parser.add_argument("--l2", type=float, default=L2)
+    parser.add_argument("--out", type=Path, default=OUT)
+    options = parser.parse_args()
+    pin_threads()
+    questions = [one for one in development() if not options.base or one.kb in options.base]
+    rows_of = collect(Reasoner(), questions)
+    fitted = json.loads(OUT.read_text(encoding="utf-8")) if OUT.is_file() else {}
+    for sort, rows in rows_of.items():
+        if len(rows) < MIN_ROWS or len({row.right for row in rows}) < 2:
+            say(f"{sort}: {len(rows)} answers are too few, its weights stay")
+            continue
+        names = names_of(rows)
+        report(sort, rows, out_of_fold(rows, names, options.l2))
+        *weights, bias = (round(float(weight), 4) for weight in fit_labels(*matrix(rows, names), options.l2))
+        fitted[sort] = {"bias": bias, **dict(zip(names, weights, strict=True))}
+    described = environment()
+    fitted["provenance"] = {"date": described["date"], "commit": described["commit"],
+                            "num_questions": len(questions)}
+    write_text(options.out, json.dumps(fitted, indent=1) + "\n")
+    say(str(options.out))
+
+
+if __name__ == "__main__":
+    main()
