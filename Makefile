@@ -37,7 +37,7 @@ demo: $(VENV)/.installed ## Bring models and knowledge bases, answer one questio
 
 test: $(VENV)/.installed-dev ## Bring models and knowledge bases into .tuili, run every test
 	TUILI_HOME=$(TEST_HOME) $(BIN)/python scripts/bring.py
-	TUILI_HOME=$(TEST_HOME) $(BIN)/python -m pytest -n $(TEST_WORKERS) -q
+	OMP_NUM_THREADS=1 TUILI_HOME=$(TEST_HOME) $(BIN)/python -m pytest -n $(TEST_WORKERS) -q
 
 check: $(VENV)/.installed-dev ## Lint, types, layers, sizes, generated documents
 	$(BIN)/ruff check .

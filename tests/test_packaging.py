@@ -39,7 +39,8 @@ def test_the_version_is_written_once_and_the_same_everywhere():
 
 def test_every_direct_dependency_is_pinned_for_tests():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    wanted = [*project["dependencies"], *(each for extra in project["optional-dependencies"].values() for each in extra)]
+    extras = project["optional-dependencies"].values()
+    wanted = [*project["dependencies"], *(each for extra in extras for each in extra)]
     names = {each.split(">=")[0] for each in wanted if not each.startswith("tuili[")}
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     assert {line.split("==")[0] for line in lines if not line.startswith("#")} == names

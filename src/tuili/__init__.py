@@ -34,7 +34,13 @@ _HOMES = {
     "ReasonerConfig": "tuili.reasoner",
 }
 _ERRORS = (
-    "DependencyError", "InputError", "LimitError", "ModelFileError", "SourceError", "StoreError", "TuiliError",
+    "DependencyError",
+    "InputError",
+    "LimitError",
+    "ModelFileError",
+    "SourceError",
+    "StoreError",
+    "TuiliError",
     "UsageError",
 )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -39,7 +39,7 @@ class ReasonerConfig:
 
     max_nodes: int = MAX_NODES
     neural: bool = True
-    mix: Mix = Mix()
+    mix: Mix = field(default_factory=Mix)
 
 
 class Base:
@@ -84,9 +84,7 @@ class Reasoner:
         self._bases: dict[str, Base] = {}
         self._no_encoder = "" if self.config.neural else "the encoder is switched off"
 
-    def ask(
-        self, question: str, *, kb: str | None = None, memory: Mapping[str, Value] | None = None
-    ) -> Answer:
+    def ask(self, question: str, *, kb: str | None = None, memory: Mapping[str, Value] | None = None) -> Answer:
         """Answer a question.
 
         Without a base here and in the constructor, the one is taken that explains most of the question.

@@ -55,8 +55,13 @@ def shell(films):
     """Run the command line as a process of its own; `script` goes to sh, with $TUILI for the command."""
 
     def run(script, **variables):
-        environment = {"PATH": os.environ["PATH"], "HOME": str(films), "TUILI_HOME": str(films),
-                       "PYTHONPATH": str(SOURCE), "TUILI": f"{sys.executable} -m tuili"} | variables
+        environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(films),
+            "TUILI_HOME": str(films),
+            "PYTHONPATH": str(SOURCE),
+            "TUILI": f"{sys.executable} -m tuili",
+        } | variables
         environment = {name: value for name, value in environment.items() if value is not None}
         done = subprocess.run(["sh", "-c", script], env=environment, capture_output=True, timeout=120)
         return Result(done.returncode, done.stdout.decode(), done.stderr.decode())

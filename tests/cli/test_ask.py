@@ -48,19 +48,35 @@ def test_bad_questions_are_refused(on_films, question):
     assert shown.code == 3 and shown.err.startswith("error: ") and shown.out == ""
 
 
-@pytest.mark.parametrize("question", ["x " * 1900, "'); DROP TABLE node; --", "\"* OR NEAR(", "العربية؟ 推理 🎬",
-                                      "a\u0301\u200b b", "who " + "and not " * 200, "\n\nAlien\t?\n"])
+@pytest.mark.parametrize(
+    "question",
+    [
+        "x " * 1900,
+        "'); DROP TABLE node; --",
+        '"* OR NEAR(',
+        "العربية؟ 推理 🎬",
+        "a\u0301\u200b b",
+        "who " + "and not " * 200,
+        "\n\nAlien\t?\n",
+    ],
+)
 def test_strange_questions_get_an_answer(on_films, question):
     shown = on_films(question, "--json")
     assert shown.code == 0 and shown.json["kb"] == "films"
 
 
-@pytest.mark.parametrize(("args", "code", "hint"), [
-    (["x", "--kb", "flims"], 4, "did you mean 'films'"), (["x", "--kb", "../films"], 3, "can't name"),
-    (["x", "--max-nodes", "0"], 2, "x>=1"), (["x", "--graph", "g.pdf"], 2, ".svg"),
-    (["x", "--json", "--explain"], 2, "no effect"), (["x", "--file", "/nowhere.jsonl"], 2, "does not exist"),
-    ([], 2, "QUESTION"),
-])
+@pytest.mark.parametrize(
+    ("args", "code", "hint"),
+    [
+        (["x", "--kb", "flims"], 4, "did you mean 'films'"),
+        (["x", "--kb", "../films"], 3, "can't name"),
+        (["x", "--max-nodes", "0"], 2, "x>=1"),
+        (["x", "--graph", "g.pdf"], 2, ".svg"),
+        (["x", "--json", "--explain"], 2, "no effect"),
+        (["x", "--file", "/nowhere.jsonl"], 2, "does not exist"),
+        ([], 2, "QUESTION"),
+    ],
+)
 def test_wrong_options_are_told(films, tuili, args, code, hint):
     shown = tuili("ask", *args)
     assert shown.code == code and hint in shown.err and shown.out == ""
@@ -89,9 +105,12 @@ def write(path, *lines):
 
 
 def test_a_file_of_questions_gets_a_line_each(films, tuili, tmp_path):
-    path = write(tmp_path / "questions.jsonl",
-                 {"id": "a", "question": "Which films are directed by Ridley Scott?", "kb": "films", "more": 1}, "\n",
-                 {"id": 7, "question": "Who directed Alien?", "kb": "films"})
+    path = write(
+        tmp_path / "questions.jsonl",
+        {"id": "a", "question": "Which films are directed by Ridley Scott?", "kb": "films", "more": 1},
+        "\n",
+        {"id": 7, "question": "Who directed Alien?", "kb": "films"},
+    )
     shown = tuili("ask", "--json", "--file", path)
     rows = [json.loads(line) for line in shown.out.splitlines()]
     assert shown.code == 0 and [row["id"] for row in rows] == ["a", 7]
@@ -101,9 +120,17 @@ def test_a_file_of_questions_gets_a_line_each(films, tuili, tmp_path):
 
 
 def test_a_bad_line_does_not_end_the_run(films, tuili, tmp_path):
-    path = write(tmp_path / "questions.jsonl", "no json\n", {"id": "no question"}, {"id": 3, "question": ""}, "[1]\n",
-                 {"id": 5, "question": "x", "kb": "nowhere"}, {"id": 6, "question": "x", "kb": 1}, "[" * 5000 + "\n",
-                 {"id": "fine", "question": "Which films are directed by Ridley Scott?", "kb": "films"})
+    path = write(
+        tmp_path / "questions.jsonl",
+        "no json\n",
+        {"id": "no question"},
+        {"id": 3, "question": ""},
+        "[1]\n",
+        {"id": 5, "question": "x", "kb": "nowhere"},
+        {"id": 6, "question": "x", "kb": 1},
+        "[" * 5000 + "\n",
+        {"id": "fine", "question": "Which films are directed by Ridley Scott?", "kb": "films"},
+    )
     shown = tuili("ask", "--json", "--file", path)
     rows = [json.loads(line) for line in shown.out.splitlines()]
     assert shown.code == 3 and "7 questions" in shown.err

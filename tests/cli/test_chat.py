@@ -30,9 +30,15 @@ def test_later_turns_refer_to_earlier_ones(chat):
 
 
 def test_facts_are_told_listed_and_forgotten(chat):
-    shown = chat("fact: Blade Runner | directed by | Ridley Scott", "/facts",
-                 "Which films are directed by Ridley Scott?", "Duel\tdirected by\tSteven Spielberg", "/facts",
-                 "/forget", "/facts")
+    shown = chat(
+        "fact: Blade Runner | directed by | Ridley Scott",
+        "/facts",
+        "Which films are directed by Ridley Scott?",
+        "Duel\tdirected by\tSteven Spielberg",
+        "/facts",
+        "/forget",
+        "/facts",
+    )
     lines = shown.out.splitlines()
     assert lines[0] == "noted: Blade Runner | directed by | Ridley Scott"
     assert "Duel | directed by | Steven Spielberg" in lines
@@ -52,8 +58,16 @@ def test_bad_facts_are_told_and_the_conversation_goes_on(chat, line):
 
 
 def test_json_prints_an_object_for_each_line(chat):
-    shown = chat("Which genre does Alien have?", "fact: a | r | b", "/facts", "???", "/nope", "/kb nowhere", "/forget",
-                 options=("--kb", "films", "--json"))
+    shown = chat(
+        "Which genre does Alien have?",
+        "fact: a | r | b",
+        "/facts",
+        "???",
+        "/nope",
+        "/kb nowhere",
+        "/forget",
+        options=("--kb", "films", "--json"),
+    )
     rows = [json.loads(line) for line in shown.out.splitlines()]
     assert rows[0]["entities"][0]["name"] == "Science fiction horror"
     assert rows[1] == {"fact": {"subject": "a", "relation": "r", "object": "b"}}

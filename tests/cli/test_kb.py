@@ -20,8 +20,10 @@ def tables(path):
     """Return everything that makes a base, ids included."""
     connection = sqlite3.connect(path)
     try:
-        return {table: sorted(connection.execute(f"SELECT * FROM {table}"))
-                for table in ("kind", "relation", "node", "label", "edge", "signature")}
+        return {
+            table: sorted(connection.execute(f"SELECT * FROM {table}"))
+            for table in ("kind", "relation", "node", "label", "edge", "signature")
+        }
     finally:
         connection.close()
 
@@ -60,19 +62,22 @@ def test_wrong_rows_are_refused_or_left_out_with_their_lines(home, tuili, tsv):
     assert "2 facts" in told.out and "left out line 3" in told.err
 
 
-@pytest.mark.parametrize(("args", "code", "hint"), [
-    (["kb", "add", "films"], 2, "not built in"),
-    (["kb", "add", "films", "films.xls"], 2, "no importer"),
-    (["kb", "add", "films", "nowhere.tsv"], 4, "no file"),
-    (["kb", "add", "../films", "films.tsv"], 3, "can't name"),
-    (["kb", "add", "x", "hpo:/nowhere"], 4, "no folder"),
-    (["kb", "add", "x", "python:nosuchpackage"], 4, "nosuchpackage"),
-    (["kb", "show", "pyton"], 4, "did you mean 'python'"),
-    (["kb", "rm", "films"], 4, "no knowledge base"),
-    (["kb", "rm", "python"], 4, "python"),
-    (["kb", "export", "films"], 4, "no knowledge base"),
-    (["kb", "check", "films"], 4, "no knowledge base"),
-])
+@pytest.mark.parametrize(
+    ("args", "code", "hint"),
+    [
+        (["kb", "add", "films"], 2, "not built in"),
+        (["kb", "add", "films", "films.xls"], 2, "no importer"),
+        (["kb", "add", "films", "nowhere.tsv"], 4, "no file"),
+        (["kb", "add", "../films", "films.tsv"], 3, "can't name"),
+        (["kb", "add", "x", "hpo:/nowhere"], 4, "no folder"),
+        (["kb", "add", "x", "python:nosuchpackage"], 4, "nosuchpackage"),
+        (["kb", "show", "pyton"], 4, "did you mean 'python'"),
+        (["kb", "rm", "films"], 4, "no knowledge base"),
+        (["kb", "rm", "python"], 4, "python"),
+        (["kb", "export", "films"], 4, "no knowledge base"),
+        (["kb", "check", "films"], 4, "no knowledge base"),
+    ],
+)
 def test_what_can_not_be_done_is_told(home, tuili, args, code, hint):
     shown = tuili(*args)
     assert shown.code == code and hint in shown.err and shown.out == ""
@@ -129,10 +134,16 @@ def test_facts_are_added_and_taken_back_by_name(films, tuili):
     assert again.code == 3 and "no fact" in again.err
 
 
-@pytest.mark.parametrize(("args", "code"), [
-    (["Alien", "r", "x", "--weight", "nan"], 3), (["Alien", "r", "x", "--weight", "-1"], 3),
-    (["", "r", "x"], 3), (["Alien", "r\x01", "x"], 3), (["Alien", "r", "x" * 2000], 3),
-])
+@pytest.mark.parametrize(
+    ("args", "code"),
+    [
+        (["Alien", "r", "x", "--weight", "nan"], 3),
+        (["Alien", "r", "x", "--weight", "-1"], 3),
+        (["", "r", "x"], 3),
+        (["Alien", "r\x01", "x"], 3),
+        (["Alien", "r", "x" * 2000], 3),
+    ],
+)
 def test_bad_facts_are_refused(films, tuili, args, code):
     before = tables(films / "kb" / "films.sqlite")
     assert tuili("kb", "fact", "add", "films", *args).code == code

@@ -91,9 +91,7 @@ def test_an_unknown_model_is_a_typed_error(home, arguments):
     [("ls", {"json"}), ("add", {"from", "json"}), ("rm", {"json"}), ("show", {"verify", "json"})],
 )
 def test_the_options_stay_few(verb, options):
-    parameters = [
-        parameter for parameter in command.commands[verb].params if parameter.param_type_name == "option"
-    ]
+    parameters = [parameter for parameter in command.commands[verb].params if parameter.param_type_name == "option"]
     assert {
         option.lstrip("-") for parameter in parameters for option in parameter.opts if option[:2] == "--"
     } == options

@@ -75,7 +75,7 @@ def test_a_wrong_row_is_refused_or_left_out_with_its_reason(tmp_path: Path, bad:
 
 
 def test_the_line_of_a_wrong_row_is_in_the_message(tmp_path: Path):
-    with pytest.raises(InputError, match="^line 7: two columns: 'a b'"):
+    with pytest.raises(InputError, match=r"^line 7: two columns: 'a b'"):
         build(tmp_path / "a.sqlite", [BadRow(7, "two columns", "a b")], origin="x")
 
 

@@ -24,7 +24,9 @@ NUM_FLIPS = int(os.environ.get("TUILI_FLIPS", "150"))
 def base(tmp_path: Path) -> Path:
     """A base of 2,000 facts in several hundred pages."""
     path = tmp_path / "base.sqlite"
-    some = [Edge(f"node {i}", f"relation {i % 9}", f"node {i * 7 % 2000}", 1.0, f"f:{i}", {"i": i}) for i in range(2000)]
+    some = [
+        Edge(f"node {i}", f"relation {i % 9}", f"node {i * 7 % 2000}", 1.0, f"f:{i}", {"i": i}) for i in range(2000)
+    ]
     build(path, [Relation("relation 0", transitive=True), Node("node 5", "k", "Five", "five" * 50), *some], origin="x")
     return path
 
@@ -51,7 +53,7 @@ def test_the_whole_base_is_sound(base: Path):
 def test_random_bytes_are_no_base(tmp_path_factory: pytest.TempPathFactory, content: bytes):
     path = tmp_path_factory.mktemp("damage") / "a.sqlite"
     path.write_bytes(content)
-    with pytest.raises(StoreError, match="no tuili knowledge base|damaged or no knowledge base"):
+    with pytest.raises(StoreError, match=r"no tuili knowledge base|damaged or no knowledge base"):
         read_everything(path)
 
 

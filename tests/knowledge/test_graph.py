@@ -154,13 +154,14 @@ def test_signatures_list_the_most_frequent_relation_first(films: Graph):
 def test_an_overlay_adds_facts_to_old_and_new_entities(films: Graph):
     alien = number(films, "film:alien")
     num_facts = len(films.facts(alien))
-    films.overlay([Edge("Alien", "scored by", "Jerry Goldsmith", 0.9, "said"), Edge("Jerry Goldsmith", "born in", "LA")])
-    (score,) = films.step(alien, "scored by")
-    assert films.entity(score.object).name == "Jerry Goldsmith"
-    assert films.by_label(["jerry goldsmith"]) == {"jerry goldsmith": [score.object]}
-    assert films.by_key("Jerry Goldsmith") == score.object
-    assert [fact.relation for fact in films.facts(score.object)] == ["born in"]
-    assert films.facts(score.object, inverse=True) == (score,)
+    score = Edge("Alien", "scored by", "Jerry Goldsmith", 0.9, "said")
+    films.overlay([score, Edge("Jerry Goldsmith", "born in", "LA")])
+    (fact,) = films.step(alien, "scored by")
+    assert films.entity(fact.object).name == "Jerry Goldsmith"
+    assert films.by_label(["jerry goldsmith"]) == {"jerry goldsmith": [fact.object]}
+    assert films.by_key("Jerry Goldsmith") == fact.object
+    assert [other.relation for other in films.facts(fact.object)] == ["born in"]
+    assert films.facts(fact.object, inverse=True) == (fact,)
     assert len(films.facts(alien)) == num_facts + 1
     assert films.store.counts()["edge"] == 4, "the file is not touched"
 

@@ -46,9 +46,7 @@ nodes = st.builds(
     data=data,
 )
 weights = st.floats(0, 1e12)
-edges = st.builds(
-    Edge, subject=names, relation=names, object=names, weight=weights, source=clean_text, data=data
-)
+edges = st.builds(Edge, subject=names, relation=names, object=names, weight=weights, source=clean_text, data=data)
 
 
 @pytest.fixture
@@ -68,9 +66,7 @@ def facts(opened: Store) -> dict[tuple[str, str, str], Fact]:
     ids = [row[0] for row in opened.connection.execute("SELECT id FROM node")]
     key = {number: graph.entity(number).key for number in ids}
     return {
-        (key[fact.subject], fact.relation, key[fact.object]): fact
-        for number in ids
-        for fact in graph.facts(number)
+        (key[fact.subject], fact.relation, key[fact.object]): fact for number in ids for fact in graph.facts(number)
     }
 
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from tuili import Dialogue, Reasoner, ReasonerConfig
 from tuili.errors import InputError, TuiliError
-from tuili.reason.dialogue import is_fact, parse_fact
+from tuili.reason.followup import is_fact, parse_fact
 
 
 def dialogue_on(path, monkeypatch, neural=True):
@@ -35,15 +35,26 @@ def hpo(hpo_base, monkeypatch):
     return dialogue_on(hpo_base, monkeypatch)
 
 
-@pytest.mark.parametrize("turns", [
-    [("Which parameter of json.dumps controls indentation?", "indent"), ("And its default?", "None"),
-     ("and for json.dump?", "None")],
-    [("How many parameters does shutil.copy have?", "3"), ("what about shutil.copytree?", "7"),
-     ("Does it take symlinks?", "Yes")],
-    [("Default of maxsize in functools.lru_cache?", "128"), ("and typed?", "False")],
-    [("Which base class do json.JSONDecodeError and UnicodeDecodeError share?", "ValueError"),
-     ("What is its base class?", "Exception")],
-])
+@pytest.mark.parametrize(
+    "turns",
+    [
+        [
+            ("Which parameter of json.dumps controls indentation?", "indent"),
+            ("And its default?", "None"),
+            ("and for json.dump?", "None"),
+        ],
+        [
+            ("How many parameters does shutil.copy have?", "3"),
+            ("what about shutil.copytree?", "7"),
+            ("Does it take symlinks?", "Yes"),
+        ],
+        [("Default of maxsize in functools.lru_cache?", "128"), ("and typed?", "False")],
+        [
+            ("Which base class do json.JSONDecodeError and UnicodeDecodeError share?", "ValueError"),
+            ("What is its base class?", "Exception"),
+        ],
+    ],
+)
 def test_python_turns(python, turns):
     for question, text in turns:
         answer = python.ask(question)
@@ -51,12 +62,21 @@ def test_python_turns(python, turns):
     assert answer.notes[0].startswith("read as: ")
 
 
-@pytest.mark.parametrize("turns", [
-    [("A car accelerates from rest at 3 m/s² for 5 s. How far does it go?", 37.5), ("what about 10 s?", 150.0),
-     ("and its final speed?", 30.0)],
-    [("What is the kinetic energy of a 1500 kg car at 90 km/h?", 468.75), ("And its momentum?", 37500.0),
-     ("and at 45 km/h?", 18750.0)],
-])
+@pytest.mark.parametrize(
+    "turns",
+    [
+        [
+            ("A car accelerates from rest at 3 m/s² for 5 s. How far does it go?", 37.5),
+            ("what about 10 s?", 150.0),
+            ("and its final speed?", 30.0),
+        ],
+        [
+            ("What is the kinetic energy of a 1500 kg car at 90 km/h?", 468.75),
+            ("And its momentum?", 37500.0),
+            ("and at 45 km/h?", 18750.0),
+        ],
+    ],
+)
 def test_quantities_are_carried(formulas, turns):
     for question, magnitude in turns:
         answer = formulas.ask(question)
@@ -84,7 +104,7 @@ def test_told_facts_are_used_and_forgotten(films):
     assert films.ask(question).abstained
     films.tell("fact: Aliens | directed by | James Cameron")
     films.tell("Alien\tdirected by\tJames Cameron")
-    answer = films.ask("Which film is Aliens directed by?") if False else films.ask("Is Alien directed by James Cameron?")
+    answer = films.ask("Is Alien directed by James Cameron?")
     assert answer.text.startswith("Yes") and "told in this conversation" in answer.sources[0]
     films.forget()
     assert films.facts == [] and films.last is None and films.ask(question).abstained

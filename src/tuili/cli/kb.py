@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import click
@@ -47,8 +47,9 @@ def add(name: str, source: str, skip_bad: bool, force: bool, quiet: bool, as_jso
     from tuili.knowledge.sources import BUILT_IN
 
     if not source and name not in BUILT_IN:
-        raise UsageError(f"{name!r} is not built in ({', '.join(BUILT_IN)} are); give its SOURCE: "
-                         f"tuili kb add {name} FILE.tsv")
+        raise UsageError(
+            f"{name!r} is not built in ({', '.join(BUILT_IN)} are); give its SOURCE: tuili kb add {name} FILE.tsv"
+        )
     if not source and not force and is_current(name):
         _say_current(name, as_json)
         return
@@ -56,8 +57,17 @@ def add(name: str, source: str, skip_bad: bool, force: bool, quiet: bool, as_jso
         report = add_base(name, source or name, skip_bad=skip_bad, replace=force, on_progress=on_progress)
     bad = [{"line": row.line, "reason": row.reason, "text": row.text} for row in report.bad_rows]
     if as_json:
-        print_json({"name": name, "num_entities": report.num_nodes, "num_facts": report.num_edges,
-                    "is_new": True, "seconds": round(report.seconds, 3), "num_bad_rows": len(bad), "bad_rows": bad})
+        print_json(
+            {
+                "name": name,
+                "num_entities": report.num_nodes,
+                "num_facts": report.num_edges,
+                "is_new": True,
+                "seconds": round(report.seconds, 3),
+                "num_bad_rows": len(bad),
+                "bad_rows": bad,
+            }
+        )
         return
     click.echo(f"{name}: {report.num_nodes} entities, {report.num_edges} facts in {report.seconds:.1f} s")
     for row in bad[:MAX_BAD_SHOWN]:
@@ -170,8 +180,14 @@ def check(name: str, fix: bool, as_json: bool) -> None:
 
 @command.command()
 @click.argument("name")
-@click.option("--format", "format_", type=click.Choice(["tsv", "jsonl"]), default="jsonl", show_default=True,
-              help="jsonl gives the same base again; tsv holds the plain facts.")
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(["tsv", "jsonl"]),
+    default="jsonl",
+    show_default=True,
+    help="jsonl gives the same base again; tsv holds the plain facts.",
+)
 @click.option("-o", "--output", default="-", help="A file; default: stdout.")
 @click.option("--json", "as_json", is_flag=True, help="With -o: print the number of lines as JSON.")
 def export(name: str, format_: str, output: str, as_json: bool) -> None:
@@ -208,9 +224,7 @@ def fact() -> None:
 @click.option("--weight", type=float, default=1.0, show_default=True, help="How sure the fact is, from 0.")
 @click.option("--source", default="", type=UTF8, help="Where the fact is stated.")
 @as_json_option
-def add_fact(
-    name: str, subject: str, relation: str, object_: str, weight: float, source: str, as_json: bool
-) -> None:
+def add_fact(name: str, subject: str, relation: str, object_: str, weight: float, source: str, as_json: bool) -> None:
     """Add a fact to the base NAME; new entities and relations are made.
 
     \b
@@ -259,13 +273,18 @@ def _print_fact(done: str, subject: str, relation: str, object_: str, as_json: b
 def _write(lines: Iterable[str], output: str, on_progress: OnProgress) -> int:
     """Write lines to stdout, or atomically to a file; return their number."""
     if output == "-":
-        return sum(1 for line in lines if not click.echo(line))
+        return _write_to(lambda line: click.echo(line, nl=False), lines, lambda stage, done, total: None)
     from tuili.files import atomic_path
 
-    num_lines = 0
     with atomic_path(Path(output)) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
-        for num_lines, line in enumerate(lines, 1):
-            file.write(f"{line}\n")
-            if num_lines % EVERY == 0:
-                on_progress("writing lines", num_lines, 0)
+        return _write_to(file.write, lines, on_progress)
+
+
+def _write_to(write: Callable[[str], object], lines: Iterable[str], on_progress: OnProgress) -> int:
+    num_lines = 0
+    for line in lines:
+        write(f"{line}\n")
+        num_lines += 1
+        if num_lines % EVERY == 0:
+            on_progress("writing lines", num_lines, 0)
     return num_lines

@@ -109,9 +109,12 @@ def main(args: Sequence[str] | None = None) -> int:
         click.echo("error: out of memory; ask for less at once, or give the process more", err=True)
         return 5
     except Exception as error:
-        click.echo(f"error: {type(error).__name__}: {error}\n"
-                   "This is a defect of tuili. TUILI_DEBUG=1 shows where it happened; "
-                   "`tuili doctor` prints what a report needs.", err=True)
+        click.echo(
+            f"error: {type(error).__name__}: {error}\n"
+            "This is a defect of tuili. TUILI_DEBUG=1 shows where it happened; "
+            "`tuili doctor` prints what a report needs.",
+            err=True,
+        )
         return 1
 
 

@@ -34,8 +34,9 @@ def ensure_base(name: str, on_progress: OnProgress | None = None) -> Path:
     return path
 
 
-def add_base(name: str, source: str, *, skip_bad: bool = False, replace: bool = False,
-             on_progress: OnProgress | None = None) -> BuildReport:
+def add_base(
+    name: str, source: str, *, skip_bad: bool = False, replace: bool = False, on_progress: OnProgress | None = None
+) -> BuildReport:
     """Build a base from a source.
 
     Raises:
@@ -46,8 +47,9 @@ def add_base(name: str, source: str, *, skip_bad: bool = False, replace: bool = 
     origin_of(source)
     with _locked(path):
         if path.exists() and not replace:
-            raise InputError(f"there is a knowledge base {name!r} already; replace it with --force, "
-                             f"or delete it: tuili kb rm {name}")
+            raise InputError(
+                f"there is a knowledge base {name!r} already; replace it with --force, or delete it: tuili kb rm {name}"
+            )
         return _build(path, source, skip_bad, on_progress)
 
 
@@ -91,15 +93,20 @@ def no_such_base(name: str) -> StoreError:
     known = available()
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     meant = f"did you mean {near[0]!r}? " if near else ""
-    return StoreError(f"there is no knowledge base {name!r}; {meant}There are: {', '.join(known)}. "
-                      f"One is added by: tuili kb add {name} SOURCE")
+    return StoreError(
+        f"there is no knowledge base {name!r}; {meant}There are: {', '.join(known)}. "
+        f"One is added by: tuili kb add {name} SOURCE"
+    )
 
 
 def _build(path: Path, source: str, skip_bad: bool, on_progress: OnProgress | None) -> BuildReport:
     report = on_progress or (lambda stage, done, total: None)
     name = path.stem
     return build(
-        path, records_of(source, report), origin=origin_of(source), skip_bad=skip_bad,
+        path,
+        records_of(source, report),
+        origin=origin_of(source),
+        skip_bad=skip_bad,
         on_progress=lambda stage, done: report(f"{name}: {stage} facts", done, 0),
     )
 
@@ -113,5 +120,7 @@ def _locked(path: Path) -> Iterator[None]:
         with FileLock(folder / f".{path.name}.lock"):
             yield
     except OSError as error:
-        raise StoreError(f"can't write to {folder}: {error.strerror or error}; free the disk, or set TUILI_HOME "
-                         "to a folder that can be written") from error
+        raise StoreError(
+            f"can't write to {folder}: {error.strerror or error}; free the disk, or set TUILI_HOME "
+            "to a folder that can be written"
+        ) from error

@@ -173,9 +173,7 @@ class _Builder:
         relation = self.relation_ids.get(edge.relation)
         if relation is None:
             check_text("relation", edge.relation, MAX_NAME)
-            relation = self.relation_ids[edge.relation] = put_relation(
-                self.connection, Relation(edge.relation)
-            )
+            relation = self.relation_ids[edge.relation] = put_relation(self.connection, Relation(edge.relation))
         self.edges.append((self._end(edge.subject), relation, self._end(edge.object), *columns))
         if len(self.edges) >= BATCH:
             self._flush()

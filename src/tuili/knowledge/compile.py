@@ -19,10 +19,12 @@ from tuili.knowledge.text import OPENING_WORDS, Token, is_light
 
 _AUXILIARY_AFTER_WH = frozenset("do does did can could has have had will would should must may might".split())
 _ODD_QUESTION_WORDS = frozenset("who whom whose when why".split())
+_MAX_CLOSED = 5
 _MAX_DISTANCE = 20
 _MAX_CHECKED = 60
 _UNREAL_RANK = 4
 _STATED = 0.6
+_DEEP = 0.25
 _LOST_NOUN = 1.5
 _LOST_VERB = 0.7
 _UNSTATED = 0.15
@@ -108,6 +110,8 @@ class Compiler:
         elif is_alias and (not parts.operation("other") or open_ or target):
             aggregate = Aggregate.LIST
         unexplained = self._words(parts.texts)
+        if unexplained:
+            return None
         query = Query((self._var("x0", named[0], 0),), (), ("x0",), aggregate, unexplained=unexplained)
         return Compiled(query, reading.score + 0.4 - 0.7 * len(unexplained), reading.mentions, 1)
 
@@ -124,14 +128,18 @@ class Compiler:
                     kinds[object_] = None
                 if object_ in piece.kinds:
                     kinds[subject] = None
-        return list(kinds)[:8]
+        return [kind for kind in kinds if not self._is_closed_class(kind)][:8]
+
+    def _is_closed_class(self, kind: str) -> bool:
+        """Tell whether a kind has a few members only, which are said of things rather than asked for."""
+        return len(self.graph.members(kind, _MAX_CLOSED + 1)) <= _MAX_CLOSED and len(self.graph.kinds) > 1
 
     def _is_closed(self, parts: Pieces) -> bool:
         named = [piece for piece in parts.pieces if piece.members]
         choice = any(piece.any_of for piece in named)
         return (
             parts.asks
-            or (parts.wh < 0
+            or (parts.operation("count") is None and parts.wh < 0
             and len(named) > 1
             and not parts.texts)
             or choice
@@ -410,6 +418,7 @@ class Compiler:
 
     def _candidates(self, parts: Pieces, pieces: Sequence[Piece]) -> Iterable[Link]:
         named = {qualifier.value.split("\n")[0] for qualifier in parts.qualifiers}
+        deep = self._deep(pieces)
         for left, subject in enumerate(pieces):
             for right, object_ in enumerate(pieces):
                 if left == right:
@@ -436,6 +445,7 @@ class Compiler:
                         - 0.1 * rank
                         + (_STATED * mention.score if mention else -_UNSTATED)
                         + (relation in named)
+                        + _DEEP * (subject in deep and object_.is_open)
                     )
                     if mention is not None and set(subject.kinds) & set(object_.kinds):
                         score += 0.5 * self._direction(mention, pieces, left, right)
@@ -444,6 +454,20 @@ class Compiler:
                     yield Link(left, right, relation, score, mention)
                 if not relations and not subject.implied and not object_.implied:
                     yield from self._two_steps(left, right, subject, object_, distance)
+
+    def _deep(self, pieces: Sequence[Piece]) -> list[Piece]:
+        """Return the named pieces that lie in another one (a function's parameter): they are meant rather than it."""
+        named = [piece for piece in pieces if piece.members]
+        return [
+            inner
+            for inner in named
+            if any(
+                not self.graph.relations[relation].transitive and self._is_real(outer, inner, relation)
+                for outer in named
+                if outer is not inner
+                for relation in self._relations(outer, inner)
+            )
+        ]
 
     def _is_real(self, subject: Piece, object_: Piece, relation: str) -> bool:
         """Tell whether two named pieces really have a fact of this relation between them."""
@@ -465,8 +489,7 @@ class Compiler:
         found = [mention for mention in parts.relations if mention.value == relation]
         return min(found, key=lambda mention: abs(mention.start - places)) if found else None
 
-    @staticmethod
-    def _direction(mention: Mention, pieces: Sequence[Piece], left: int, right: int) -> float:
+    def _direction(self, mention: Mention, pieces: Sequence[Piece], left: int, right: int) -> float:
         """Return +1 if `left` reads as the subject of a relation between like kinds, else -1.
 
         A verb reads from left to right ("A extends B"); a noun names the end that is asked for and
@@ -476,7 +499,9 @@ class Compiler:
         after = [piece for piece in (subject, object_) if piece.start >= mention.end and not piece.implied]
         open_ = [piece for piece in (subject, object_) if piece.is_open]
         if mention.noun and len(open_) == 1:
-            second = open_[0]
+            follows = self.tokens[mention.end].text.casefold() if mention.end < len(self.tokens) else ""
+            is_complement = follows == "of" and after[:1] == open_
+            second = next(piece for piece in (subject, object_) if (piece in open_) != is_complement)
         elif after:
             first = min(after, key=lambda piece: piece.start)
             second = (object_ if first is subject else subject) if mention.noun else first

@@ -84,9 +84,7 @@ class Graph:
     @cached_property
     def relations(self) -> dict[str, Relation]:
         """The edge types, by name."""
-        declared = [
-            _record(Relation, data) for (data,) in self._rows("SELECT data FROM relation ORDER BY id")
-        ]
+        declared = [_record(Relation, data) for (data,) in self._rows("SELECT data FROM relation ORDER BY id")]
         return {relation.name: relation for relation in declared}
 
     @cached_property
@@ -176,9 +174,7 @@ class Graph:
         number, subject, relation, object_, weight, source, data = row
         name = self._relation_names.get(relation)
         if name is None:
-            raise StoreError(
-                f"{self.store.path.name} is damaged: fact {number} has no relation; build it anew"
-            )
+            raise StoreError(f"{self.store.path.name} is damaged: fact {number} has no relation; build it anew")
         return Fact(number, subject, name, object_, weight, source, parse_data(data))
 
     def step(self, node: int, relation: str, *, inverse: bool = False) -> list[Fact]:
@@ -224,10 +220,7 @@ class Graph:
         """Return up to `limit` entities of a kind or below it."""
         kinds = self.subkinds(kind)
         marks = ",".join("?" * len(kinds))
-        return [
-            row[0]
-            for row in self._rows(f"SELECT id FROM node WHERE kind IN ({marks}) LIMIT ?", (*kinds, limit))
-        ]
+        return [row[0] for row in self._rows(f"SELECT id FROM node WHERE kind IN ({marks}) LIMIT ?", (*kinds, limit))]
 
     def search(self, text: str, *, kinds: Sequence[str] = (), limit: int = 20) -> list[tuple[int, float]]:
         """Full-text search (BM25 over name, aliases, description); best first, scores above 0."""
@@ -256,9 +249,7 @@ class Graph:
             subject, object_ = self._overlay_id(edge.subject), self._overlay_id(edge.object)
             if edge.relation not in self.relations:
                 self.relations[edge.relation] = Relation(edge.relation)
-            fact = Fact(
-                -1 - len(self._overlay), subject, edge.relation, object_, edge.weight, edge.source, edge.data
-            )
+            fact = Fact(-1 - len(self._overlay), subject, edge.relation, object_, edge.weight, edge.source, edge.data)
             self._overlay.append(fact)
             self._add_signature(fact)
         self._facts.clear()
@@ -293,9 +284,7 @@ def _record(make: Callable[..., R], data: str) -> R:
         fields = parse_data(data)
         if "qualifiers" in fields:
             fields["qualifiers"] = {key: tuple(words) for key, words in fields["qualifiers"].items()}
-        return make(
-            **{key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
-        )
+        return make(**{key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()})
 
 
 @contextlib.contextmanager
@@ -309,6 +298,4 @@ def _damage(name: str) -> Iterator[None]:
 
 def _entity(row: Sequence[Any]) -> Entity:
     number, key, kind, name, description, aliases, data = row
-    return Entity(
-        number, key, kind, name, description, tuple(aliases.split("\n")) if aliases else (), parse_data(data)
-    )
+    return Entity(number, key, kind, name, description, tuple(aliases.split("\n")) if aliases else (), parse_data(data))

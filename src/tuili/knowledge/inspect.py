@@ -31,8 +31,15 @@ def overview() -> list[dict[str, Any]]:
 
 def about(name: str) -> dict[str, Any]:
     """Return one base's state, counts and origin."""
-    found = {"name": name, "state": "missing", "description": BUILT_IN.get(name, ""), "num_entities": 0,
-             "num_facts": 0, "origin": "", "built_at": ""}
+    found = {
+        "name": name,
+        "state": "missing",
+        "description": BUILT_IN.get(name, ""),
+        "num_entities": 0,
+        "num_facts": 0,
+        "origin": "",
+        "built_at": "",
+    }
     if not base_path(name).is_file():
         return found
     try:
@@ -41,8 +48,11 @@ def about(name: str) -> dict[str, Any]:
     except TuiliError as error:
         return found | {"state": "damaged", "description": str(error)}
     return found | {
-        "state": "ready", "num_entities": counts["node"], "num_facts": counts["edge"],
-        "origin": meta.get("origin", ""), "built_at": meta.get("built_at", ""),
+        "state": "ready",
+        "num_entities": counts["node"],
+        "num_facts": counts["edge"],
+        "origin": meta.get("origin", ""),
+        "built_at": meta.get("built_at", ""),
         "description": found["description"] or meta.get("origin", ""),
     }
 
@@ -53,15 +63,23 @@ def summary(store: Store) -> dict[str, Any]:
         run = store.connection.execute
         kinds = dict(run("SELECT kind, count(*) FROM node GROUP BY kind ORDER BY count(*) DESC"))
         counts = dict(run("SELECT relation, count(*) FROM edge GROUP BY relation"))
-        relations = [_relation(store, number, name, json.loads(data), counts.get(number, 0))
-                     for number, name, data in run("SELECT id, name, data FROM relation ORDER BY id").fetchall()]
-    return {"name": store.path.stem, "meta": store.meta(), "counts": store.counts(), "kinds": kinds,
-            "relations": relations}
+        relations = [
+            _relation(store, number, name, json.loads(data), counts.get(number, 0))
+            for number, name, data in run("SELECT id, name, data FROM relation ORDER BY id").fetchall()
+        ]
+    return {
+        "name": store.path.stem,
+        "meta": store.meta(),
+        "counts": store.counts(),
+        "kinds": kinds,
+        "relations": relations,
+    }
 
 
 def _relation(store: Store, number: int, name: str, data: dict[str, Any], count: int) -> dict[str, Any]:
     rows = store.connection.execute(
-        f"{_FACTS} WHERE e.id IN (SELECT id FROM edge WHERE relation = ? LIMIT ?)", (number, NUM_EXAMPLES))
+        f"{_FACTS} WHERE e.id IN (SELECT id FROM edge WHERE relation = ? LIMIT ?)", (number, NUM_EXAMPLES)
+    )
     examples = [f"{subject} | {relation} | {object_}" for subject, relation, object_, _, _ in rows]
     return {"name": name, "num_facts": count, "description": data.get("description", ""), "examples": examples}
 
@@ -86,8 +104,10 @@ def key_of(store: Store, name: str) -> str:
         InputError: several entities have this name.
     """
     with sqlite_errors(store.path):
-        keys = [store.connection.execute("SELECT key FROM node WHERE id = ?", (number,)).fetchone()[0]
-                for number in _ids(store, name)]
+        keys = [
+            store.connection.execute("SELECT key FROM node WHERE id = ?", (number,)).fetchone()[0]
+            for number in _ids(store, name)
+        ]
     if len(keys) > 1:
         raise InputError(f"{len(keys)} entities are called {name!r}; give the key of one: {', '.join(keys[:10])}")
     return keys[0] if keys else name
@@ -125,8 +145,13 @@ def _ids(store: Store, name: str) -> list[int]:
     """Return the entities with this key, else those whose name it is, else those with such an alias."""
     run = store.connection.execute
     by_key = run("SELECT id FROM node WHERE key = ?", (name,)).fetchall()
-    rows = by_key or run("SELECT DISTINCT n.id, n.name FROM label l JOIN node n ON n.id = l.node WHERE l.norm = ?",
-                         (normalise(name),)).fetchall()
+    rows = (
+        by_key
+        or run(
+            "SELECT DISTINCT n.id, n.name FROM label l JOIN node n ON n.id = l.node WHERE l.norm = ?",
+            (normalise(name),),
+        ).fetchall()
+    )
     named = [row[0] for row in rows if len(row) > 1 and normalise(row[1]) == normalise(name)]
     return named or [row[0] for row in rows]
 
@@ -134,10 +159,18 @@ def _ids(store: Store, name: str) -> list[int]:
 def _entity(store: Store, number: int) -> dict[str, Any]:
     run = store.connection.execute
     key, kind, name, description, aliases, data = run(
-        "SELECT key, kind, name, description, aliases, data FROM node WHERE id = ?", (number,)).fetchone()
+        "SELECT key, kind, name, description, aliases, data FROM node WHERE id = ?", (number,)
+    ).fetchone()
     rows = run(f"{_FACTS} WHERE e.subject = ? OR e.object = ? ORDER BY e.id LIMIT ?", (number, number, MAX_FACTS))
     facts = [dict(zip(("subject", "relation", "object", "weight", "source"), row, strict=True)) for row in rows]
     (num_facts,) = run("SELECT count(*) FROM edge WHERE subject = ? OR object = ?", (number, number)).fetchone()
-    return {"key": key, "kind": kind, "name": name, "description": description,
-            "aliases": aliases.split("\n") if aliases else [], "data": json.loads(data) if data else {},
-            "num_facts": num_facts, "facts": facts}
+    return {
+        "key": key,
+        "kind": kind,
+        "name": name,
+        "description": description,
+        "aliases": aliases.split("\n") if aliases else [],
+        "data": json.loads(data) if data else {},
+        "num_facts": num_facts,
+        "facts": facts,
+    }

@@ -72,14 +72,14 @@ _CLOSERS = frozenset("of in from for by the a an that which when if".split())
 # Operations every base understands: phrase by phrase, as stems.
 _OPERATIONS: dict[str, str] = {
     "count": "how many|what number of|what is the number of|what s the number of|tell me the number of|number of|count of|total number|how large a number|in how many|to how many|count",
-    "not": "not|no|without|lack|lacks|lacking|except|excluding|excludes|missing|misses|absent|cannot|nor|minus|never|unknown to|free of|n t|don t|doesn t"
+    "not": "compared with|compared to|unlike|in contrast to|as opposed to|in comparison with|not|no|without|lack|lacks|lacking|except|excluding|excludes|missing|misses|absent|cannot|nor|minus|never|unknown to|free of|n t|don t|doesn t"
     "|isn t|rather than|instead of|fail to have|though no|but no|missing from|apart from|other than|leaving out|leave out",
     "or": "or|either|versus|vs",
     "share": "share|shared|in common|common|both|jointly|same|at the same time|at once|alike|overlap|the two",
     "most": "more|most|larger number|largest number|longer list|longest|greater number|greatest number|bigger",
     "least": "fewer|fewest|least|smaller number|smallest number|shortest|less",
     "direct": "direct|directly|immediate|immediately|one level|right above|right below|directly above",
-    "naming": "name|names|named|term|terms|word|words|call|called|known|known as|label|title|say|mean|means|stand for"
+    "naming": "the name of|name of|name|names|named|term|terms|word|words|call|called|known|known as|label|title|say|mean|means|stand for"
     "|stands for|synonym|go by|goes by|term for|name for|word for|called as a term|refer to|meant by",
     "other": "other|another|else|otherwise|besides|alternative|different|also|synonym|differently",
     "describe": "describe|definition of|define|meaning of",
@@ -89,7 +89,7 @@ _OPERATIONS: dict[str, str] = {
 _WEAK = {"naming": 0.1, "other": 0.15}
 _ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
 _CARDINALS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
-_LAST = ("last", "final")
+_LAST = ("last", "final", "rearmost")
 
 
 @dataclass
@@ -180,7 +180,7 @@ class Linker:
         for at, token in enumerate(tokens):
             if at not in known and (token.is_code or self._is_unexplained(at, token, found)):
                 found.extend(self._fuzzy(at, token))
-        grounded = self._ground(tokens, found)
+        grounded = _without_covered_kinds(self._ground(tokens, found))
         grounded.extend(self._appositions(tokens, grounded))
         grounded.extend(_clauses(tokens, grounded))
         return grounded
@@ -192,6 +192,8 @@ class Linker:
             for kind in kinds:
                 left, right = (named, kind) if named.start < kind.start else (kind, named)
                 gap = tokens[left.end : right.start]
+                if right is kind and _is_plural(tokens[kind.end - 1]):
+                    continue
                 if left.end > right.start or len(gap) > 3 or not all(_apposes(token) for token in gap):
                     continue
                 wanted = self.graph.subkinds(kind.value)
@@ -316,22 +318,21 @@ class Linker:
             named = [number for number in members if normalise(entities[number].name) == norm]
             exact, members = bool(named), named or members
             written = " ".join(token.text for token in tokens[start:end])
-            case = (
-                CASE_BONUS
-                if is_code
+            spelt = is_code or (start > 0 and written[:1].isupper() and tokens[start - 1].text not in ".?!")
+            case = CASE_BONUS * (
+                spelt
                 and any(
                     written == label
                     for number in members
                     for label in (entities[number].name, *entities[number].aliases)
                 )
-                else 0.0
             )
             score = (
                 case
                 + (1.0 if exact else 0.8)
                 + 0.7 * (words - 1)
                 + 0.5 * is_code
-                - SCHEMA_PENALTY * is_schema
+                - SCHEMA_PENALTY * (is_schema and not case)
             )
             if words == 1 and not is_code:
                 score -= 0.1 * min(len(members), 32).bit_length() - 0.1
@@ -401,6 +402,17 @@ def _spans(tokens: Sequence[Token], longest: int) -> Iterable[tuple[int, int, st
             if len(words.split()) > longest:
                 break
             yield start, end + 1, words
+
+
+def _without_covered_kinds(mentions: Sequence[Mention]) -> list[Mention]:
+    """Drop a kind word that is a part of a longer name ("disease" in "Gaucher disease", "keyword" in "keyword only")."""
+    longer = [(one.start, one.end) for one in mentions if one.role == Role.ENTITY and one.how in ("name", "alias")]
+    return [
+        one
+        for one in mentions
+        if one.role != Role.KIND
+        or not any(start <= one.start and one.end <= end and end - start > one.end - one.start for start, end in longer)
+    ]
 
 
 def _best_variants(mentions: Sequence[Mention]) -> list[Mention]:
@@ -497,6 +509,10 @@ def _singular(word: str) -> str:
     if word.endswith("ies"):
         return word[:-3] + "y"
     return word[:-2] if word.endswith(("sses", "xes", "ches", "shes")) else word[:-1]
+
+
+def _is_plural(token: Token) -> bool:
+    return _singular(normalise(token.text)) != normalise(token.text)
 
 
 def _guessed_words(name: str) -> list[str]:

@@ -12,7 +12,7 @@ from tuili.knowledge.text import Token
 
 _APPOSITION = frozenset("the a an called named : ( argument ) module class function keyword".split())
 _JOINING = frozenset(
-    "and or , & + / vs versus as well together with plus also along the a an of in both between . ;".split()
+    "and or , & + / vs versus as well together with plus also along the a an of in to for by both between . ;".split()
 )
 _QUESTION_WORDS = frozenset("which what who whom whose where when how".split())
 _AUXILIARIES = frozenset(
@@ -110,8 +110,11 @@ def _piece(graph: Graph, tokens: Sequence[Token], mention: Mention) -> Piece:
 
 
 def _asks(tokens: Sequence[Token]) -> bool:
-    first = next((token.text.casefold() for token in tokens if not token.is_mark), "")
-    return first in _AUXILIARIES or first == "whether"
+    words = [token.text.casefold() for token in tokens if not token.is_mark]
+    if words[0] in _AUXILIARIES or words[0] == "whether":
+        return True
+    stated = tokens[-1].text == "?" and not _QUESTION_WORDS & set(words)
+    return stated and bool(_AUXILIARIES & set(words[1:]))
 
 
 def _merge_appositions(graph: Graph, tokens: Sequence[Token], pieces: list[Piece]) -> list[Piece]:
@@ -131,6 +134,8 @@ def _apposed(tokens: Sequence[Token], left: Piece, right: Piece) -> bool:
     if left.is_open == right.is_open or left.end > right.start:
         return False
     named, kind = (left, right) if left.members else (right, left)
+    if kind is right and kind.plural:
+        return False
     gap = [token.text.casefold() for token in tokens[left.end : right.start]]
     return bool(set(named.kinds) & set(kind.kinds)) and all(word in _APPOSITION for word in gap)
 

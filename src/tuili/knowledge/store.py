@@ -171,8 +171,7 @@ class Store:
         if not path.is_file():
             known = ", ".join(base_names()) or "none yet"
             raise StoreError(
-                f"there is no knowledge base {path.stem!r} (built: {known}); "
-                f"build it: tuili kb add {path.stem}"
+                f"there is no knowledge base {path.stem!r} (built: {known}); build it: tuili kb add {path.stem}"
             )
         with contextlib.ExitStack() as lock:
             lock.enter_context(file_lock(path))
@@ -306,15 +305,11 @@ def _check_version(path: Path, connection: sqlite3.Connection, writable: bool) -
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     if version == 0 or not tables >= TABLES:
-        raise StoreError(
-            f"{path.name} is no tuili knowledge base; move it away and build: tuili kb add {path.stem}"
-        )
+        raise StoreError(f"{path.name} is no tuili knowledge base; move it away and build: tuili kb add {path.stem}")
     if version > VERSION or writable:
         migrate(connection, path.name)
     elif version < VERSION:
-        raise StoreError(
-            f"{path.name} has the older schema {version}; upgrade it: tuili kb check {path.stem} --fix"
-        )
+        raise StoreError(f"{path.name} has the older schema {version}; upgrade it: tuili kb check {path.stem} --fix")
     (page_size,) = connection.execute("PRAGMA page_size").fetchone()
     if path.stat().st_size % page_size and not has_log(path):
         raise StoreError(f"knowledge base {path.name} is cut short; {_DAMAGED.format(name=path.stem)}")

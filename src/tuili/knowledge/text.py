@@ -49,7 +49,8 @@ LIGHT_WORDS = frozenset(
     object objects instance instances calling caller callers chosen choose chooses supplied supply mention mentioning
     valid allowed nobody taken takes declared deciding able remember somewhere live lives ultimately clause handle
     additional additionally extra hold holds found find finds standard library look looks made responsible merely alone
-    ends stand fit offered offers exposed exposes belongs there's what's where handy okay ok
+    ends stand fit list lists signature sequence names offered offers exposed exposes belongs there's what's where handy okay ok
+    set sets setting controls control governs govern decides decide determines determine specifies indicates tells
     various several certain available specified specify specifying passed pass passing hand handed""".split()
 )
 

@@ -119,9 +119,9 @@ def picture_of(answer: Answer, max_pruned: int = 12) -> Picture:
 def wrap(text: str) -> tuple[str, ...]:
     """Break a text into at most `MAX_LINES` lines of about `MAX_LINE` characters."""
     is_name = " " not in text.strip()
-    lines = _wrap_name(text) if is_name else textwrap.wrap(text, MAX_LINE) or [text]
+    lines = (_wrap_name(text) if is_name else textwrap.wrap(text, MAX_LINE)) or [text]
     if len(lines) > MAX_LINES:
-        lines = [*lines[:MAX_LINES - 1], f"{lines[MAX_LINES - 1][:MAX_LINE - 1]}…"]
+        lines = [*lines[: MAX_LINES - 1], f"{lines[MAX_LINES - 1][: MAX_LINE - 1]}…"]
     return tuple(lines)
 
 
@@ -139,8 +139,9 @@ def _wrap_name(name: str) -> list[str]:
 def _add_edge(picture: Picture, edge: PathEdge, answers: set[str], wanted: set[str]) -> None:
     wanted.update((edge.subject, edge.object))
     room = [picture.add(name, name, "answer" if name in answers else "middle") for name in (edge.subject, edge.object)]
-    known = any((curve.start, curve.end, curve.label) == (edge.subject, edge.object, edge.relation)
-                for curve in picture.curves)
+    known = any(
+        (curve.start, curve.end, curve.label) == (edge.subject, edge.object, edge.relation) for curve in picture.curves
+    )
     if all(room) and not known:
         picture.curves.append(Curve(edge.subject, edge.object, edge.relation, edge.weight))
 
@@ -174,7 +175,9 @@ def _add_result(picture: Picture, answer: Answer, answers: set[str]) -> None:
 
 def _end(picture: Picture, edge: PathEdge) -> str:
     """Return the end of a path's last edge that the question does not name."""
-    is_named = [name in picture.boxes and picture.boxes[name].role == "constant" for name in (edge.subject, edge.object)]
+    is_named = [
+        name in picture.boxes and picture.boxes[name].role == "constant" for name in (edge.subject, edge.object)
+    ]
     return edge.subject if is_named == [False, True] else edge.object
 
 
@@ -300,8 +303,11 @@ def _order(picture: Picture, columns: Sequence[list[Box]]) -> None:
 
 
 def _mean_place(picture: Picture, box: Box, place: Mapping[str, float]) -> float:
-    ends = [curve.start if curve.end == box.key else curve.end for curve in picture.curves
-            if box.key in (curve.start, curve.end)]
+    ends = [
+        curve.start if curve.end == box.key else curve.end
+        for curve in picture.curves
+        if box.key in (curve.start, curve.end)
+    ]
     left = [place[key] for key in ends if picture.boxes[key].layer < box.layer]
     return sum(left) / len(left) if left else place[box.key]
 
@@ -312,8 +318,9 @@ def _column_height(column: Sequence[Box]) -> float:
 
 def _gap(picture: Picture, layer: int) -> float:
     """Return the room to the right of a column: enough for the longest label there."""
-    lengths = [label_width(curve) for curve in picture.curves
-               if picture.boxes[_sides(picture, curve)[0][0]].layer == layer]
+    lengths = [
+        label_width(curve) for curve in picture.curves if picture.boxes[_sides(picture, curve)[0][0]].layer == layer
+    ]
     return MIN_COLUMN_GAP + max(lengths, default=0.0)
 
 
@@ -342,7 +349,10 @@ def _run_curves(picture: Picture) -> None:
         room = min(LABEL_HEIGHT * (len(curves) - 1), box.height - 14)
         for at, (_, number) in enumerate(sorted(curves)):
             share = at / (len(curves) - 1) - 0.5 if len(curves) > 1 else 0.0
-            ports[key, is_right, number] = (box.x + (box.width / 2 if is_right else -box.width / 2), box.y + room * share)
+            ports[key, is_right, number] = (
+                box.x + (box.width / 2 if is_right else -box.width / 2),
+                box.y + room * share,
+            )
     for number, curve in enumerate(picture.curves):
         left, right = _sides(picture, curve)
         _run(curve, ports[*left, number], ports[*right, number], is_forward=left[0] == curve.start)

@@ -62,7 +62,8 @@ _PAGE = """<!doctype html>
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title>
-<style>html {{ color-scheme: light dark; }} body {{ margin: 0; }} .tuili {{ min-height: 100vh; box-sizing: border-box; }}</style>
+<style>html {{ color-scheme: light dark; }} body {{ margin: 0; }}
+.tuili {{ min-height: 100vh; box-sizing: border-box; }}</style>
 </head>
 <body>
 {body}
@@ -93,17 +94,21 @@ def _legend(picture: Picture) -> str:
     left_out = f" · {picture.num_left_out} more entities are not drawn" if picture.num_left_out else ""
     if not any(curve.is_pruned for curve in picture.curves):
         return f'<p class="legend">{left_out.removeprefix(" · ")}</p>\n' if left_out else ""
-    return (f'<p class="legend"><label><input type="checkbox" class="toggle" checked> show what was pruned '
-            f'(dashed)</label>{left_out}</p>\n')
+    return (
+        f'<p class="legend"><label><input type="checkbox" class="toggle" checked> show what was pruned '
+        f"(dashed)</label>{left_out}</p>\n"
+    )
 
 
 def _svg(picture: Picture) -> str:
     curves = "".join(_curve(curve) for curve in sorted(picture.curves, key=lambda curve: not curve.is_pruned))
     boxes = "".join(_box(box) for box in picture.boxes.values())
     labels = "".join(_label(curve) for curve in picture.curves)
-    return (f'<svg xmlns="http://www.w3.org/2000/svg" role="img" aria-label="The reasoning graph; the table below '
-            f'holds the same" width="{picture.width:.0f}" viewBox="0 0 {picture.width:.0f} {picture.height:.0f}">\n'
-            f"{curves}{boxes}{labels}</svg>")
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" role="img" aria-label="The reasoning graph; the table below '
+        f'holds the same" width="{picture.width:.0f}" viewBox="0 0 {picture.width:.0f} {picture.height:.0f}">\n'
+        f"{curves}{boxes}{labels}</svg>"
+    )
 
 
 def _classes(curve: Curve) -> str:
@@ -117,9 +122,11 @@ def _curve(curve: Curve) -> str:
     tip = f"{x1:.1f},{y1:.1f} {x1 - side * 8:.1f},{y1 - 4:.1f} {x1 - side * 8:.1f},{y1 + 4:.1f}"
     width = 1.2 if curve.is_pruned or "link" in _classes(curve) else 1.2 + 2 * min(1.0, curve.weight)
     title = f"<title>{escape(curve.reason)}</title>" if curve.reason else ""
-    return (f'<g class="{_classes(curve)}">{title}<path stroke-width="{width:.1f}" d="M{x0:.1f} {y0:.1f} '
-            f'H{bend[0]:.1f} C{first[0]:.1f} {first[1]:.1f} {second[0]:.1f} {second[1]:.1f} {end_x:.1f} {end_y:.1f} '
-            f'H{x1 - side * 6:.1f}"/><polygon points="{tip}"/></g>\n')
+    return (
+        f'<g class="{_classes(curve)}">{title}<path stroke-width="{width:.1f}" d="M{x0:.1f} {y0:.1f} '
+        f"H{bend[0]:.1f} C{first[0]:.1f} {first[1]:.1f} {second[0]:.1f} {second[1]:.1f} {end_x:.1f} {end_y:.1f} "
+        f'H{x1 - side * 6:.1f}"/><polygon points="{tip}"/></g>\n'
+    )
 
 
 def _label(curve: Curve) -> str:
@@ -128,25 +135,34 @@ def _label(curve: Curve) -> str:
         return ""
     x, y = curve.label_at
     width = len(text) * LABEL_CHAR + 4
-    return (f'<g class="{_classes(curve)}"><rect class="halo" x="{x - width / 2:.1f}" y="{y - 6.5:.1f}" width="{width:.1f}" '
-            f'height="13"/><text x="{x:.1f}" y="{y:.1f}">{escape(text)}</text></g>\n')
+    return (
+        f'<g class="{_classes(curve)}"><rect class="halo" x="{x - width / 2:.1f}" y="{y - 6.5:.1f}" '
+        f'width="{width:.1f}" height="13"/><text x="{x:.1f}" y="{y:.1f}">{escape(text)}</text></g>\n'
+    )
 
 
 def _box(box: Box) -> str:
     role = "answer-box" if box.role == "answer" else box.role
     top = box.y - (len(box.lines) - 1) * LINE_HEIGHT / 2
-    lines = "".join(f'<text x="{box.x:.1f}" y="{top + at * LINE_HEIGHT:.1f}">{escape(line)}</text>'
-                    for at, line in enumerate(box.lines))
-    return (f'<g class="{role}"><rect x="{box.x - box.width / 2:.1f}" y="{box.y - box.height / 2:.1f}" '
-            f'width="{box.width:.1f}" height="{box.height:.1f}" rx="8"/>{lines}</g>\n')
+    lines = "".join(
+        f'<text x="{box.x:.1f}" y="{top + at * LINE_HEIGHT:.1f}">{escape(line)}</text>'
+        for at, line in enumerate(box.lines)
+    )
+    return (
+        f'<g class="{role}"><rect x="{box.x - box.width / 2:.1f}" y="{box.y - box.height / 2:.1f}" '
+        f'width="{box.width:.1f}" height="{box.height:.1f}" rx="8"/>{lines}</g>\n'
+    )
 
 
 def _table(answer: Answer) -> str:
-    rows = "".join(f"<tr{kind}>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>\n"
-                   for kind, cells in _rows(answer))
+    rows = "".join(
+        f"<tr{kind}>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>\n" for kind, cells in _rows(answer)
+    )
     if not rows:
         return ""
-    head = "".join(f'<th scope="col">{title}</th>' for title in ("Subject", "Relation", "Object", "Weight", "Source or reason"))
+    head = "".join(
+        f'<th scope="col">{title}</th>' for title in ("Subject", "Relation", "Object", "Weight", "Source or reason")
+    )
     return f"<table><caption>The same as a table</caption><thead><tr>{head}</tr></thead><tbody>\n{rows}</tbody></table>"
 
 

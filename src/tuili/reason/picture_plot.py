@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -45,39 +46,63 @@ def plot(answer: Answer, path: Path, kind: str) -> None:
         _paint_box(axes, box, shift)
     for curve in picture.curves:
         _paint_label(axes, curve, shift)
-    figure.savefig(path, format=kind, dpi=2 * DPI if kind == "png" else DPI, metadata=_metadata(kind))
+    _save(figure, path, kind)
 
 
-def _metadata(kind: str) -> dict[str, Any]:
-    return {"Date": None} if kind == "svg" else {}
+def _save(figure: Any, path: Path, kind: str) -> None:
+    """Write the file; an .svg holds text as text, a .png shows a box for a sign that no font has."""
+    from matplotlib import rc_context
+
+    metadata = {"Date": None} if kind == "svg" else {}
+    with warnings.catch_warnings(), rc_context({"svg.fonttype": "none"}):
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        figure.savefig(path, format=kind, dpi=2 * DPI if kind == "png" else DPI, metadata=metadata)
 
 
 def _paint_title(axes: Any, answer: Answer, picture: Picture, width: float) -> None:
     room = int(width / 9.5)
-    text = answer.text if len(answer.text) <= room else f"{answer.text[:room - 1]}…"
+    text = answer.text if len(answer.text) <= room else f"{answer.text[: room - 1]}…"
     left_out = f" · {picture.num_left_out} more entities are not drawn" if picture.num_left_out else ""
     _text(axes, 24, 22, text, size=11, weight="bold", ha="left")
-    _text(axes, 24, 44, f"base {answer.kb} · confidence {answer.confidence:.2f}{left_out}", size=8, color=_SOFT, ha="left")
+    _text(
+        axes, 24, 44, f"base {answer.kb} · confidence {answer.confidence:.2f}{left_out}", size=8, color=_SOFT, ha="left"
+    )
 
 
 def _text(axes: Any, x: float, y: float, text: str, *, size: float, color: str = _INK, **options: Any) -> Any:
-    """Write a text as it is; "$" would start a formula."""
-    return axes.text(x, y, text.replace("$", r"\$"), **{
-        "fontsize": size, "color": color, "va": "center", "ha": "center", "parse_math": False, **options})
+    """Write a text as it is; "$" starts no formula."""
+    return axes.text(
+        x, y, text, **{"fontsize": size, "color": color, "va": "center", "ha": "center", "parse_math": False, **options}
+    )
 
 
 def _paint_box(axes: Any, box: Box, shift: tuple[float, float]) -> None:
     from matplotlib.patches import FancyBboxPatch
 
     down, right = shift
-    axes.add_patch(FancyBboxPatch(
-        (box.x - box.width / 2 + right, box.y - box.height / 2 + down), box.width, box.height,
-        boxstyle="round,pad=0,rounding_size=8", facecolor=_FILL[box.role], edgecolor=_STROKE[box.role],
-        linewidth=2 if box.role == "answer" else 1, linestyle=(0, (4, 3)) if box.role == "pruned" else "solid"))
+    axes.add_patch(
+        FancyBboxPatch(
+            (box.x - box.width / 2 + right, box.y - box.height / 2 + down),
+            box.width,
+            box.height,
+            boxstyle="round,pad=0,rounding_size=8",
+            facecolor=_FILL[box.role],
+            edgecolor=_STROKE[box.role],
+            linewidth=2 if box.role == "answer" else 1,
+            linestyle=(0, (4, 3)) if box.role == "pruned" else "solid",
+        )
+    )
     top = box.y - (len(box.lines) - 1) * LINE_HEIGHT / 2 + down
     for at, line in enumerate(box.lines):
-        _text(axes, box.x + right, top + at * LINE_HEIGHT, line, size=9,
-              color=_SOFT if box.role == "pruned" else _INK, weight="bold" if box.role == "answer" else "normal")
+        _text(
+            axes,
+            box.x + right,
+            top + at * LINE_HEIGHT,
+            line,
+            size=9,
+            color=_SOFT if box.role == "pruned" else _INK,
+            weight="bold" if box.role == "answer" else "normal",
+        )
 
 
 def _paint_curve(axes: Any, curve: Curve, shift: tuple[float, float]) -> None:
@@ -88,10 +113,21 @@ def _paint_curve(axes: Any, curve: Curve, shift: tuple[float, float]) -> None:
     points = [(x + right, y + down) for x, y in curve.points]
     color = _PALE if curve.is_pruned else _SOFT if _is_link(curve) else _LINE
     width = 1.0 if curve.is_pruned or _is_link(curve) else 1.0 + 1.6 * min(1.0, curve.weight)
-    axes.add_patch(FancyArrowPatch(
-        path=Outline(points, [Outline.MOVETO, Outline.LINETO, *[Outline.CURVE4] * 3, Outline.LINETO]), arrowstyle="-|>", mutation_scale=9,
-        color=color, linewidth=width, linestyle=(0, (5, 4)) if curve.is_pruned else "solid", fill=True,
-        shrinkA=0, shrinkB=0, joinstyle="miter", capstyle="butt"))
+    axes.add_patch(
+        FancyArrowPatch(
+            path=Outline(points, [Outline.MOVETO, Outline.LINETO, *[Outline.CURVE4] * 3, Outline.LINETO]),
+            arrowstyle="-|>",
+            mutation_scale=9,
+            color=color,
+            linewidth=width,
+            linestyle=(0, (5, 4)) if curve.is_pruned else "solid",
+            fill=True,
+            shrinkA=0,
+            shrinkB=0,
+            joinstyle="miter",
+            capstyle="butt",
+        )
+    )
 
 
 def _paint_label(axes: Any, curve: Curve, shift: tuple[float, float]) -> None:
@@ -99,8 +135,15 @@ def _paint_label(axes: Any, curve: Curve, shift: tuple[float, float]) -> None:
     if text:
         down, right = shift
         x, y = curve.label_at
-        _text(axes, x + right, y + down, text, size=7.5, color=_SOFT if curve.is_pruned else _INK,
-              bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6})
+        _text(
+            axes,
+            x + right,
+            y + down,
+            text,
+            size=7.5,
+            color=_SOFT if curve.is_pruned else _INK,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6},
+        )
 
 
 def _is_link(curve: Curve) -> bool:

@@ -41,8 +41,10 @@ def scores(question: str, linkers: Mapping[str, Linker]) -> dict[str, float]:
     """Return how many of a question's words each base explains; a value with a unit counts as one."""
     tokens = tokenise(question)
     num_values = _num_values(question)
-    return {name: _explained(question, tokens, linker) + _VALUE * num_values * (QUANTITY in linker.graph.kinds)
-            for name, linker in linkers.items()}
+    return {
+        name: _explained(question, tokens, linker) + _VALUE * num_values * (QUANTITY in linker.graph.kinds)
+        for name, linker in linkers.items()
+    }
 
 
 def _num_values(question: str) -> int:
@@ -77,7 +79,7 @@ def _explained(question: str, tokens: Sequence[Token], linker: Linker) -> float:
 def _share(tokens: Sequence[Token], mention: Mention, graph: Graph) -> float:
     if mention.role != Role.ENTITY:
         return _SCHEMA.get(mention.role, 0.0)
-    is_code = any(token.is_code for token in tokens[mention.start:mention.end])
+    is_code = any(token.is_code for token in tokens[mention.start : mention.end])
     if mention.how in ("name", "alias"):
         if is_code or len(mention.value.split()) > 1:
             return _LONG_NAME

@@ -28,12 +28,18 @@ _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z])")
 _NOT = re.compile(r"\b(?:no|not|never|cannot|n't|without)\b|n't\b", re.IGNORECASE)
 _SYSTEM = "You put a question and its answer together into one sentence. You copy every name and number exactly."
 _EXAMPLES = (
-    ("Which base class do KeyError and IndexError share?", "LookupError",
-     "KeyError and IndexError share the base class LookupError."),
+    (
+        "Which base class do KeyError and IndexError share?",
+        "LookupError",
+        "KeyError and IndexError share the base class LookupError.",
+    ),
     ("Which parameter of open sets the mode?", "mode", "The parameter of open that sets the mode is mode."),
     ("What force accelerates 2 kg at 3 m/s²?", "force = 6 newton", "The force is 6 newton."),
-    ("Which functions of math return int?", "math.ceil, math.floor, math.comb",
-     "The functions of math that return int are math.ceil, math.floor and math.comb."),
+    (
+        "Which functions of math return int?",
+        "math.ceil, math.floor, math.comb",
+        "The functions of math that return int are math.ceil, math.floor and math.comb.",
+    ),
     ("How many arguments does divmod take?", "2", "divmod takes 2 arguments."),
     ("Is a cat a kind of animal?", "Yes", "Yes, a cat is a kind of animal."),
     ("Does len take a key?", "No", "No, len does not take a key."),
@@ -130,7 +136,9 @@ def _polarity(answer: Answer, wording: str) -> str:
             if (word == "Yes") == bool(_NOT.search(wording.removeprefix(word))):
                 return f"it does not say {word} plainly"
             return ""
-    return "it denies the answer" if _NOT.search(wording) and not _NOT.search(f"{answer.question} {answer.text}") else ""
+    return (
+        "it denies the answer" if _NOT.search(wording) and not _NOT.search(f"{answer.question} {answer.text}") else ""
+    )
 
 
 def _has(text: str, name: str) -> bool:

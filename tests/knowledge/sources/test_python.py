@@ -294,7 +294,7 @@ def test_types_are_split_and_aliases_spelled_out(std: Base) -> None:
     assert std.types("subprocess.run", "timeout") == {"float", "None"}
     assert std.types("json.dumps", "indent") == {"None", "int", "str"}
     assert std.types("open", "mode") == {"str"}
-    assert std.types("os.path.join", "a") == {"str", "bytes", "PathLike[str]", "PathLike[bytes]"}
+    assert std.types("os.path.join", "a") == {"str", "bytes", "os.PathLike[str]", "os.PathLike[bytes]"}
     (edge,) = [
         one
         for one in std.edges[std.parameters("os.path.join")["a"].key, "accepts type"]
@@ -302,6 +302,7 @@ def test_types_are_split_and_aliases_spelled_out(std: Base) -> None:
     ]
     assert edge.data == {"written": "StrPath"}
     assert std.nodes["type:os.PathLike[str]"].data == {"origin": "PathLike", "class": "os.PathLike"}
+    assert std.nodes["type:os.PathLike[str]"].aliases == ("PathLike[str]",)
     assert std.nodes["type:str"].data == {"class": "str"}
 
 
@@ -524,7 +525,7 @@ def test_stubs_beside_the_source_and_stub_packages(tmp_path: Path) -> None:
     (edge,) = base.edges["pack.g", "returns"]
     assert edge.source == "pack-stubs/b.pyi:2"
     shutil.rmtree(tmp_path / "pack-stubs")
-    assert read(tmp_path).types("pack.f", "x") == {"str", "PathLike[str]"}
+    assert read(tmp_path).types("pack.f", "x") == {"str", "os.PathLike[str]"}
 
 
 def test_inline_annotations(tmp_path: Path) -> None:
@@ -540,13 +541,13 @@ def f(a: Where, b: "t.Optional[Own]" = None, c: T = 1, d: list[Path] = [], e: Li
       *args: bytes, flag: t.Annotated[bool, "doc"] = True, **kwargs: t.Any) -> dict[str, Own]: ...
 """
     base = read(write_package(tmp_path, {"pack.py": code}))
-    assert base.types("pack.f", "a") == {"str", "Path"}
-    assert base.types("pack.f", "b") == {"Own", "None"}
+    assert base.types("pack.f", "a") == {"str", "pathlib.Path"}
+    assert base.types("pack.f", "b") == {"pack.Own", "None"}
     assert base.types("pack.f", "c") == {"int", "str"}
     assert base.types("pack.f", "e") == {"Literal['x', 'y']"}
     assert base.types("pack.f", "flag") == {"bool"}
     assert base.nodes["type:pathlib.Path"].data == {"class": "pathlib.Path"}
-    assert base.nodes["type:list[pathlib.Path]"].name == "list[Path]"
+    assert base.nodes["type:list[pathlib.Path]"].name == "list[pathlib.Path]"
     assert base.objects("pack.f", "returns") == ["type:dict[str, pack.Own]"]
 
 
@@ -739,4 +740,4 @@ def test_schema_is_complete(std: Base) -> None:
     transitive = {row.name for row in std.records if isinstance(row, Relation) and row.transitive}
     assert transitive == {"base class"}
     parents = {row.name: row.parent for row in std.records if isinstance(row, Kind) and row.parent}
-    assert parents == {"exception": "class", "method": "function"}
+    assert parents == {"exception": "class", "method": "function", "property": "attribute"}

@@ -205,7 +205,7 @@ def test_jsonl_facts_nodes_and_relations(tmp_path: Path) -> None:
         fact(object="c"),
     )
     assert records == [
-        Relation("r", "of", "d", ("x",), ("y",), ("takes",), ("taken by",), True),
+        Relation("r", "of", "d", ("x",), ("y",), ("takes",), ("taken by",), transitive=True),
         Node("a", "x", "A", "first\nsecond", ("one",), {"k": [1]}),
         Edge("a", "r", "b", 2.0, "PMID:1", {"since": 1900}),
         Edge("a", "r", "c", 1.0, "facts.jsonl:5"),

@@ -16,7 +16,7 @@ from tuili.knowledge.sources.python_model import (
 KINDS = (
     Kind("module", "A module or package.", ("module", "package", "library", "submodule", "namespace", "library module", "standard library module")),
     Kind("class", "A class.", ("class", "type", "object type")),
-    Kind("exception", "A class below BaseException.", ("exception", "error", "warning"), parent="class"),
+    Kind("exception", "A class below BaseException.", ("exception", "error", "warning", "exception type", "exception class", "error type", "error class"), parent="class"),
     Kind(
         "function", "Something that is called by its name.", ("function", "callable", "routine", "procedure")
     ),
@@ -77,11 +77,12 @@ RELATIONS = (
             "located in",
             "declared in",
             "inside",
+            "import",
+            "where",
             "import from",
             "imported from",
         ),
-        inverse_nouns=("import", "where"),
-        subject_through="base class",
+                subject_through="base class",
     ),
     Relation(
         "has parameter",
@@ -213,6 +214,9 @@ RELATIONS = (
         range=("class", "exception"),
         words=(
             "inherit from",
+            "inherit",
+            "derive",
+            "descend",
             "derive from",
             "extend",
             "subclass of",

@@ -46,28 +46,48 @@ _PROGRESS_EVERY = 50_000
 # The keys of each sort of JSON line: the type of the value, and whether it must be there.
 _FIELDS: dict[str, dict[str, tuple[type, bool]]] = {
     "subject": {
-        "subject": (str, True), "relation": (str, True), "object": (str, True),
-        "weight": (float, False), "source": (str, False), "data": (dict, False),
-        "subject_kind": (str, False), "object_kind": (str, False),
+        "subject": (str, True),
+        "relation": (str, True),
+        "object": (str, True),
+        "weight": (float, False),
+        "source": (str, False),
+        "data": (dict, False),
+        "subject_kind": (str, False),
+        "object_kind": (str, False),
     },
     "node": {
-        "node": (str, True), "kind": (str, False), "name": (str, False),
-        "description": (str, False), "aliases": (list, False), "data": (dict, False),
+        "node": (str, True),
+        "kind": (str, False),
+        "name": (str, False),
+        "description": (str, False),
+        "aliases": (list, False),
+        "data": (dict, False),
     },
     "relation_name": {
-        "relation_name": (str, True), "inverse": (str, False), "description": (str, False),
-        "domain": (list, False), "range": (list, False), "words": (list, False),
-        "inverse_words": (list, False), "nouns": (list, False), "inverse_nouns": (list, False), "transitive": (bool, False), "qualifiers": (dict, False),
-        "object_through": (str, False), "subject_through": (str, False), "ranked": (bool, False),
+        "relation_name": (str, True),
+        "inverse": (str, False),
+        "description": (str, False),
+        "domain": (list, False),
+        "range": (list, False),
+        "words": (list, False),
+        "inverse_words": (list, False),
+        "nouns": (list, False),
+        "inverse_nouns": (list, False),
+        "transitive": (bool, False),
+        "qualifiers": (dict, False),
+        "object_through": (str, False),
+        "subject_through": (str, False),
+        "ranked": (bool, False),
     },
     "kind_name": {
-        "kind_name": (str, True), "description": (str, False), "words": (list, False),
-        "parent": (str, False), "by_name": (bool, False),
+        "kind_name": (str, True),
+        "description": (str, False),
+        "words": (list, False),
+        "parent": (str, False),
+        "by_name": (bool, False),
     },
 }
-_TYPE_NAMES = {
-    str: "text", float: "a number", dict: "an object", list: "a list of texts", bool: "true or false"
-}
+_TYPE_NAMES = {str: "text", float: "a number", dict: "an object", list: "a list of texts", bool: "true or false"}
 
 
 def read_tsv(path: Path, *, on_progress: OnProgress | None = None) -> Iterator[Record]:
@@ -204,8 +224,12 @@ class _JsonReader:
         self._state(key, kind)
         self.declared.add(key)
         return Node(
-            key, kind, str(row.get("name", key)), str(row.get("description", "")),
-            _texts(row, "aliases"), _data(row),
+            key,
+            kind,
+            str(row.get("name", key)),
+            str(row.get("description", "")),
+            _texts(row, "aliases"),
+            _data(row),
         )
 
     def implied_nodes(self) -> Iterator[Node]:
@@ -223,8 +247,13 @@ def _relation(row: dict[str, object]) -> Relation:
 
 
 def _kind(row: dict[str, object]) -> Kind:
-    return Kind(str(row["kind_name"]), str(row.get("description", "")), _texts(row, "words"),
-                str(row.get("parent", "")), bool(row.get("by_name", False)))
+    return Kind(
+        str(row["kind_name"]),
+        str(row.get("description", "")),
+        _texts(row, "words"),
+        str(row.get("parent", "")),
+        bool(row.get("by_name", False)),
+    )
 
 
 def _qualifiers(row: dict[str, object]) -> dict[str, tuple[str, ...]]:
