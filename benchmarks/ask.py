@@ -17,7 +17,6 @@ from asking.peers import Bm25, Dense
 from asking.questions import Question, development, few_of_each, held_out, read_test
 from asking.routing import routing
 from runner import Options, Result, run, say
-
 from tuili.reasoner import Reasoner
 
 
@@ -49,9 +48,7 @@ def _development(options: Options, reasoner: Reasoner, questions: Sequence[Quest
         yield from ablation("ask.ablation", reasoner, asked)
 
 
-def _ask(
-    options: Options, reasoner: Reasoner, questions: Sequence[Question], prefix: str, stage: str
-) -> list[Asked]:
+def _ask(options: Options, reasoner: Reasoner, questions: Sequence[Question], prefix: str, stage: str) -> list[Asked]:
     """Ask the questions of the bases that some wanted row speaks of."""
     shared = ("all", "calibration", "latency.warm", "ablation", "errors")
     is_shared = any(options.wants(f"{prefix}.{name}") for name in shared)

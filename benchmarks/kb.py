@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from runner import Options, Result, Spent, measure_process, run, say, timing
-
 from tuili.knowledge.records import Edge
 from tuili.knowledge.sources import BUILT_IN
 from tuili.knowledge.store import Store
@@ -62,11 +61,20 @@ def _million(options: Options, home: Path) -> Iterator[Result]:
             spent.append(measure_process(_import_command(name, triples, home), {"TUILI_HOME": str(home)}))
     peer = {name: timing("", [run.wall_s for run in spent], "s").value for name, spent in runs.items()}
     memory = {name: timing("", [run.peak_mib for run in spent], "MiB").value for name, spent in runs.items()}
-    yield timing("kb.import.time", [run.wall_s for run in runs["tuili"]], "s",
-                 baseline={"name": "sqlite3 executemany, one index", "value": peer["sqlite3"]},
-                 target=IMPORT_TARGET_S)
-    yield timing("kb.import.memory", [run.peak_mib for run in runs["tuili"]], "MiB",
-                 baseline={"name": "networkx", "value": memory["networkx"]}, target=MEMORY_TARGET_MIB)
+    yield timing(
+        "kb.import.time",
+        [run.wall_s for run in runs["tuili"]],
+        "s",
+        baseline={"name": "sqlite3 executemany, one index", "value": peer["sqlite3"]},
+        target=IMPORT_TARGET_S,
+    )
+    yield timing(
+        "kb.import.memory",
+        [run.peak_mib for run in runs["tuili"]],
+        "MiB",
+        baseline={"name": "networkx", "value": memory["networkx"]},
+        target=MEMORY_TARGET_MIB,
+    )
     yield timing("kb.import.time.networkx", [run.wall_s for run in runs["networkx"]], "s")
     yield Result("kb.import.triples", num_triples, "count", None, 1)
     yield from _opening(home, triples, NUM_RUNS_SMOKE if options.smoke else 2 * NUM_RUNS)
@@ -152,8 +160,11 @@ def print_opening(base: str, peer: str, subject: str, relation: str, object_: st
     def facts() -> object:
         graph = Graph(Store.open(Path(base)))
         norm = normalise(subject)
-        return [graph.entity(fact.object).name for number in graph.by_label([norm])[norm]
-                for fact in graph.step(number, relation)]
+        return [
+            graph.entity(fact.object).name
+            for number in graph.by_label([norm])[norm]
+            for fact in graph.step(number, relation)
+        ]
 
     def select() -> object:
         with closing(sqlite3.connect(peer)) as connection:
@@ -186,14 +197,17 @@ def _writes(home: Path, num_writes: int) -> Iterator[Result]:
     base = home / "kb" / "written.sqlite"
     first = home / "first.tsv"
     first.write_text("Bala\temploys\tDori\n", encoding="utf-8")
-    measure_process([sys.executable, "-m", "tuili", "kb", "add", "written", str(first), "--force", "--quiet"],
-                    {"TUILI_HOME": str(home)})
+    measure_process(
+        [sys.executable, "-m", "tuili", "kb", "add", "written", str(first), "--force", "--quiet"],
+        {"TUILI_HOME": str(home)},
+    )
     for size, name in ((1, "single"), (BATCH, "batch")):
         rates: dict[str, list[float]] = {"tuili": [], "sqlite3": []}
         with Store.open(base, writable=True) as store, closing(_plain(home / "plain.sqlite")) as plain:
             for number in range(num_writes if size == 1 else max(num_writes // 50, 3)):
-                edges = [Edge(entity_name(size * number + row), f"{name} write", entity_name(row))
-                         for row in range(size)]
+                edges = [
+                    Edge(entity_name(size * number + row), f"{name} write", entity_name(row)) for row in range(size)
+                ]
                 rates["tuili"].append(_rate(size, lambda: store.add_facts(edges)))  # noqa: B023
                 rates["sqlite3"].append(_rate(size, lambda: _insert(plain, edges)))  # noqa: B023
         peer = {"name": "sqlite3 INSERT", "value": timing("", rates["sqlite3"], "1/s").value}
@@ -235,8 +249,9 @@ def _builds(home: Path, names: list[str]) -> Iterator[Result]:
         yield Result(f"kb.build.{name}.memory", spent.peak_mib, "MiB", None, 1)
         yield Result(f"kb.build.{name}.entities", report["num_entities"], "count", None, 1)
         yield Result(f"kb.build.{name}.facts", report["num_facts"], "count", None, 1)
-        yield Result(f"kb.build.{name}.size", os.path.getsize(home / "kb" / f"{name}.sqlite") / (1 << 20),
-                     "MiB", None, 1)
+        yield Result(
+            f"kb.build.{name}.size", os.path.getsize(home / "kb" / f"{name}.sqlite") / (1 << 20), "MiB", None, 1
+        )
 
 
 if __name__ == "__main__":

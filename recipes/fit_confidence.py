@@ -26,7 +26,6 @@ from asking.answers import Asked, ask_all  # noqa: E402
 from asking.calibration import ece  # noqa: E402
 from asking.questions import Question, development  # noqa: E402
 from runner import environment, pin_threads, say  # noqa: E402
-
 from tuili.files import write_text  # noqa: E402
 from tuili.reason import conclude, solve  # noqa: E402
 from tuili.reasoner import Reasoner  # noqa: E402
@@ -62,14 +61,13 @@ def sort_of(asked: Asked) -> str:
 
 
 def collect(reasoner: Reasoner, questions: Sequence[Question]) -> dict[str, list[Row]]:
-    """Return the rows of each sort of answer; an answer that is refused for a reason is not right."""
+    """Return the rows of each sort of answer; what is refused however sure it is tells nothing of sureness."""
     with every_answer():
         asked = ask_all(reasoner, questions, "questions")
     rows: dict[str, list[Row]] = {sort: [] for sort in SORTS}
     for one in asked:
-        if one.answer.features:
-            right = one.right and not one.answer.abstained
-            rows[sort_of(one)].append(Row(one.question, dict(one.answer.features), right))
+        if one.answer.features and not one.answer.abstained:
+            rows[sort_of(one)].append(Row(one.question, dict(one.answer.features), one.right))
     return rows
 
 
@@ -102,15 +100,19 @@ def report(sort: str, rows: Sequence[Row], probabilities: np.ndarray) -> None:
     labels = np.array([float(row.right) for row in rows])
     answerable = np.array([row.question.answerable for row in rows])
     brier = float(np.mean((probabilities - labels) ** 2))
-    print(f"{sort}: {len(rows)} answers, {labels.mean():.3f} right; out of fold: "
-          f"ECE {ece(probabilities, labels):.3f}, Brier {brier:.3f} "
-          f"(base rate {float(np.mean((labels.mean() - labels) ** 2)):.3f})")
+    print(
+        f"{sort}: {len(rows)} answers, {labels.mean():.3f} right; out of fold: "
+        f"ECE {ece(probabilities, labels):.3f}, Brier {brier:.3f} "
+        f"(base rate {float(np.mean((labels.mean() - labels) ** 2)):.3f})"
+    )
     print("threshold  right of answerable  right of answered  unanswerable abstained")
     for threshold in np.arange(0.1, 1.0, 0.1):
         given = probabilities >= threshold
-        shares = (labels[given & answerable].sum() / max(answerable.sum(), 1),
-                  labels[given].mean() if given.any() else 0.0,
-                  np.mean(~given[~answerable]) if (~answerable).any() else 0.0)
+        shares = (
+            labels[given & answerable].sum() / max(answerable.sum(), 1),
+            labels[given].mean() if given.any() else 0.0,
+            np.mean(~given[~answerable]) if (~answerable).any() else 0.0,
+        )
         print(f"{threshold:9.1f}  {shares[0]:19.3f}  {shares[1]:17.3f}  {shares[2]:22.3f}")
 
 
@@ -134,8 +136,7 @@ def main() -> None:
         *weights, bias = (round(float(weight), 4) for weight in fit_labels(*matrix(rows, names), options.l2))
         fitted[sort] = {"bias": bias, **dict(zip(names, weights, strict=True))}
     described = environment()
-    fitted["provenance"] = {"date": described["date"], "commit": described["commit"],
-                            "num_questions": len(questions)}
+    fitted["provenance"] = {"date": described["date"], "commit": described["commit"], "num_questions": len(questions)}
     write_text(options.out, json.dumps(fitted, indent=1) + "\n")
     say(str(options.out))
 

@@ -23,7 +23,6 @@ from asking.ablation import PARTS  # noqa: E402
 from asking.descriptions import Described, always, descriptions, reciprocal_rank  # noqa: E402
 from asking.questions import Question, development  # noqa: E402
 from runner import environment, pin_threads, say, watched  # noqa: E402
-
 from tuili.files import write_text  # noqa: E402
 from tuili.reasoner import Reasoner, ReasonerConfig  # noqa: E402
 
@@ -101,8 +100,14 @@ def main() -> None:
         raise SystemExit(f"{num_questions} questions hold a description, at least {NUM_FOLDS} are needed")
     fitted = fit(items)
     figures = report(items, np.array([getattr(mix, name) for name in PARTS]), fitted)
-    provenance = {"date": environment()["date"], "commit": environment()["commit"], "bases": bases,
-                  "num_questions": num_questions, "num_descriptions": len(items), "out_of_fold": figures}
+    provenance = {
+        "date": environment()["date"],
+        "commit": environment()["commit"],
+        "bases": bases,
+        "num_questions": num_questions,
+        "num_descriptions": len(items),
+        "out_of_fold": figures,
+    }
     weights = {name: round(float(weight), 4) for name, weight in zip(PARTS, fitted, strict=True)}
     write_text(options.out, json.dumps({"mix": weights, "provenance": provenance}, indent=1) + "\n")
     say(str(options.out))

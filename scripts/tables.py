@@ -2,6 +2,7 @@
 
 A table stands between `<!-- table: FILE [PREFIX ...] -->` and `<!-- end of table -->`: the results of
 benchmarks/results/FILE.json whose names start with one of the prefixes, and what they were measured on.
+`<!-- grid: FILE PREFIX COLUMN ... -->` begins one whose rows are what stands between PREFIX and COLUMN in a name.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-TABLE = re.compile(r"(<!-- table: (?P<file>[\w-]+)(?P<prefixes>[^>]*?) -->\n)(.*?)(<!-- end of table -->)", re.DOTALL)
+TABLE = re.compile(
+    r"(<!-- (?P<form>table|grid): (?P<file>[\w-]+)(?P<words>[^>]*?) -->\n)(.*?)(<!-- end of table -->)", re.DOTALL
+)
 NOT_MEASURED = "Not measured yet: `make bench`.\n"
 
 
@@ -25,21 +28,61 @@ def documents() -> list[Path]:
 
 def filled(text: str) -> str:
     """Return a document with its tables written anew."""
-    return TABLE.sub(lambda found: found[1] + table(found["file"], found["prefixes"].split()) + found[5], text)
+    return TABLE.sub(
+        lambda found: found[1] + table(found["form"], found["file"], found["words"].split()) + found[5], text
+    )
 
 
-def table(name: str, prefixes: list[str]) -> str:
+def table(form: str, name: str, words: list[str]) -> str:
     """Return one table with its caption."""
     path = RESULTS / f"{name}.json"
     if not path.is_file():
         return NOT_MEASURED
     rows = json.loads(path.read_text(encoding="utf-8"))
-    results = [row for row in rows if "name" in row and row["name"].startswith(tuple(prefixes) or "")]
-    if not results:
+    lines = (grid if form == "grid" else flat)([row for row in rows if "name" in row], words)
+    if not lines:
         return NOT_MEASURED
-    lines = ["| result | value | n | best baseline |", "| --- | ---: | ---: | --- |"]
-    lines += [f"| {row['name']} | {value(row)} | {row['n']} | {baseline(row)} |" for row in results]
     return "\n".join((*lines, "", *(caption(name, row) for row in rows if "hardware" in row), ""))
+
+
+def flat(results: list[dict[str, Any]], prefixes: list[str]) -> list[str]:
+    """Return a table of one result a line; targets are shown where there are some."""
+    chosen = [row for row in results if row["name"].startswith(tuple(prefixes) or "")]
+    has_target = any("target" in row for row in chosen)
+    lines = ["| result | value | n | best baseline |", "| --- | ---: | ---: | --- |"]
+    lines += [f"| {row['name']} | {value(row)} | {row['n']} | {baseline(row)} |" for row in chosen]
+    if has_target:
+        targets = ["target |", "---: |", *(f"{target(row)} |" for row in chosen)]
+        lines = [f"{line} {more}" for line, more in zip(lines, targets, strict=True)]
+    return lines if chosen else []
+
+
+def grid(results: list[dict[str, Any]], words: list[str]) -> list[str]:
+    """Return a table of one row for each part of a name between a prefix and a column, without baselines."""
+    prefix, *columns = words
+    by_name = {row["name"]: row for row in results}
+    parts = [
+        name.removeprefix(f"{prefix}.").removesuffix(f".{column}")
+        for name in by_name
+        for column in columns
+        if name.startswith(f"{prefix}.") and name.endswith(f".{column}")
+    ]
+    found = [part for part in dict.fromkeys(parts) if "." not in part]
+    lines = ["| | " + " | ".join(columns) + " |", "| --- |" + " ---: |" * len(columns)]
+    for part in found:
+        cells = [by_name.get(f"{prefix}.{part}.{column}") for column in columns]
+        lines.append(f"| {part} | " + " | ".join(cell(row) for row in cells) + " |")
+    return lines if found else []
+
+
+def cell(row: dict[str, Any] | None) -> str:
+    """Return a value with its number of measurements."""
+    return f"{value(row)} ({row['n']})" if row else ""
+
+
+def target(row: dict[str, Any]) -> str:
+    """Return what the result is to reach."""
+    return value({**row, "value": row["target"], "spread": None}) if "target" in row else ""
 
 
 def value(row: dict[str, Any]) -> str:

@@ -9,11 +9,17 @@ from __future__ import annotations
 import os
 import random
 import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from filelock import FileLock
 from hypothesis import HealthCheck, settings
+
+if TYPE_CHECKING:
+    from tuili import Reasoner
+    from tuili.knowledge.records import Record
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.setdefault("TUILI_HOME", str(ROOT / ".tuili")))
@@ -82,7 +88,7 @@ def hpo_base() -> Path:
 def tiny_base(tmp_path: Path) -> Path:
     """A base of a few films, people and genres."""
     from tuili.knowledge.build import build
-    from tuili.knowledge.records import Edge, Kind, Node, Record, Relation
+    from tuili.knowledge.records import Edge, Kind, Node, Relation
 
     records: list[Record] = [
         Kind("film", "A film", ("film", "movie")),
@@ -104,3 +110,29 @@ def tiny_base(tmp_path: Path) -> Path:
     path = tmp_path / "films.sqlite"
     build(path, records, origin="films")
     return path
+
+
+@pytest.fixture(scope="session")
+def reasoner_over(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Reasoner]:
+    """Return a function that makes a reasoner over a base of the given records, by default without the encoder."""
+    from tuili import Reasoner, ReasonerConfig
+    from tuili.knowledge.build import build
+
+    def make(records: Iterable[Record], *, neural: bool = False, **config: int) -> Reasoner:
+        home = tmp_path_factory.mktemp("home")
+        build(home / "kb" / "small.sqlite", records, origin="test")
+        reasoner = Reasoner("small", config=ReasonerConfig(neural=neural, **config))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("TUILI_HOME", str(home))
+            reasoner.base("small")
+        return reasoner
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def garden(reasoner_over: Callable[..., Reasoner]) -> Reasoner:
+    """A reasoner over a small base with every property that a schema can give to kinds and relations."""
+    from tuili.knowledge.sources.triples import read_jsonl
+
+    return reasoner_over(read_jsonl(ROOT / "tests" / "garden.jsonl"))

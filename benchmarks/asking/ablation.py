@@ -11,7 +11,6 @@ from asking.answers import Asked, ask
 from asking.descriptions import Described, Remembering, always, descriptions, reciprocal_rank
 from asking.questions import Question
 from runner import Result, share, watched
-
 from tuili.reason.weights import Mix, Weigher
 
 if TYPE_CHECKING:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
+
 from asking.answers import Asked
 from runner import Result, paired, share
 

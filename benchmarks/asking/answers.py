@@ -10,7 +10,6 @@ from asking.peers import Peer, peer_answer
 from asking.questions import Question
 from asking.scoring import is_right
 from runner import say, watched
-
 from tuili.reason.answer import Answer
 
 if TYPE_CHECKING:
@@ -72,9 +71,7 @@ def warm_up(reasoner: Reasoner, questions: Sequence[Question]) -> None:
         ask(reasoner, next(question for question in questions if question.kb == kb))
 
 
-def _peers_right(
-    reasoner: Reasoner, question: Question, text: str, peers: Sequence[Peer]
-) -> Mapping[str, bool]:
+def _peers_right(reasoner: Reasoner, question: Question, text: str, peers: Sequence[Peer]) -> Mapping[str, bool]:
     if not question.answerable or question.kb in NO_PEERS:
         return {}
     graph = reasoner.base(question.kb).graph

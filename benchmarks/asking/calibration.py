@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+
 from asking.answers import Asked
 from runner import Result, share
 
@@ -53,7 +54,7 @@ def reliability(prefix: str, pairs: Pairs) -> Iterator[Result]:
     yield from errors(prefix, pairs)
     for place in range(NUM_BINS):
         inside = [pair for pair in pairs if bin_of(pair[0]) == place]
-        name = f"{prefix}.bin.{place / NUM_BINS:.1f}-{(place + 1) / NUM_BINS:.1f}"
+        name = f"{prefix}.bin.{100 * place // NUM_BINS}-{100 * (place + 1) // NUM_BINS}"
         if inside:
             mean = float(np.mean([confidence for confidence, _ in inside]))
             yield Result(f"{name}.confidence", mean, "fraction", None, len(inside))

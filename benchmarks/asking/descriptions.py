@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from asking.questions import Question
 from asking.scoring import chosen
-
+from tuili.knowledge.query import Aggregate
 from tuili.reason.candidates import Candidates, Tried, candidates
 from tuili.reason.conclude import conclude
 from tuili.reason.search import Search
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 NEVER_DECISIVE = 2.0
 """No prior reaches it, so the encoder always runs."""
+
+MAX_TRIED = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,15 +91,30 @@ def descriptions(reasoner: Reasoner, question: Question, wording: int = 0) -> li
             text,
             ids,
             {number: dict(weigher.parts[text, number]) for number in ids},
-            frozenset(number for number in ids if _leads_right(question, base, found, weigher, (text, number))),
+            _right_ones(question, base, found, weigher, (text, ids)),
         )
         for text, ids in matched.items()
     ]
 
 
-def _leads_right(
-    question: Question, base: Base, found: Candidates, weigher: Weigher, choice: tuple[str, int]
-) -> bool:
+def _right_ones(
+    question: Question, base: Base, found: Candidates, weigher: Weigher, described: tuple[str, tuple[int, ...]]
+) -> frozenset[int]:
+    """Return the candidates whose name is asked for, or which lead to nothing but right names.
+
+    Of those that only lead to names the likeliest are tried, as each takes a search.
+    """
+    text, ids = described
+    query = found.tried[0].compiled.query
+    is_target = query.aggregate == Aggregate.LIST and query.var(query.targets[0]).text == text
+    if is_target and question.entities:
+        return frozenset(entity.id for entity in base.graph.entities(ids) if entity.name in question.entities)
+    weights = weigher.match(text, ids)
+    likely = sorted(ids, key=lambda number: -weights[number])[:MAX_TRIED]
+    return frozenset(number for number in likely if _leads_right(question, base, found, weigher, (text, number)))
+
+
+def _leads_right(question: Question, base: Base, found: Candidates, weigher: Weigher, choice: tuple[str, int]) -> bool:
     """Tell whether taking this candidate for this description gives nothing but right names."""
     best = found.tried[0]
 

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from asking.questions import Question
 from tuili.reason.answer import Answer, Number
 from tuili.reason.answer import Scored as Entity
 from tuili.reason.weights import entity_text
-
-from asking.questions import Question
 
 if TYPE_CHECKING:
     from tuili.knowledge.graph import Graph

@@ -29,6 +29,7 @@ def routing(prefix: str, reasoner: Reasoner, questions: Sequence[Question]) -> I
 
 def best_hit(text: str, graphs: dict[str, Graph]) -> str:
     """Return the base whose best full-text hit scores highest."""
-    scores = {name: max((score for _, score in graph.search(text, limit=1)), default=0.0)
-              for name, graph in graphs.items()}
+    scores = {
+        name: max((score for _, score in graph.search(text, limit=1)), default=0.0) for name, graph in graphs.items()
+    }
     return max(scores, key=scores.__getitem__)

@@ -61,6 +61,5 @@ class DependencyError(TuiliError):
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         super().__init__(
-            f"{purpose} needs the package {package!r}, which is not installed. "
-            f"Run: pip install 'tuili[{extra}]'"
+            f"{purpose} needs the package {package!r}, which is not installed. Run: pip install 'tuili[{extra}]'"
         )

@@ -200,6 +200,7 @@ def test_interrupting_leaves_no_trace(films):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
     )
     deadline = time.monotonic() + 60
     while not list((films / "kb").glob(".many.sqlite.*.tmp")) and time.monotonic() < deadline:

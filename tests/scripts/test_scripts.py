@@ -43,6 +43,23 @@ def test_what_was_not_measured_says_so(results: Path):
     assert tables.NOT_MEASURED in tables.filled(EMPTY)
 
 
+def test_a_grid_has_a_row_for_what_stands_between_prefix_and_column(results: Path):
+    names = ("ask.python.accuracy", "ask.python.wordings.drop", "ask.python.kind.x.accuracy", "ask.hpo.accuracy")
+    results.write_text(json.dumps([*({**ROWS[0], "name": name} for name in names), ROWS[-1]]))
+    text = tables.filled(EMPTY.replace("table: ask accuracy", "grid: ask ask accuracy wordings.drop"))
+    assert "| | accuracy | wordings.drop |" in text
+    assert "| python | 90 ± 3.1 % (90) | 90 ± 3.1 % (90) |\n| hpo | 90 ± 3.1 % (90) |  |\n" in text
+    assert "kind" not in text
+    assert tables.filled(text) == text
+
+
+def test_targets_are_shown_where_there_are_some(results: Path):
+    results.write_text(json.dumps([{**ROWS[0], "target": 0.85}, *ROWS[1:]]))
+    text = tables.filled(EMPTY.replace(" accuracy", ""))
+    assert "| accuracy/python | 90 ± 3.1 % | 90 | BM25: 25 % | 85 % |" in text
+    assert "| latency/warm | 12.34 ms | 5 |  |  |" in text
+
+
 def test_long_functions_and_files_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(size, "ROOT", tmp_path)
     (tmp_path / "src").mkdir()

@@ -11,44 +11,23 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from tuili.knowledge.graph import Graph
-from tuili.knowledge.link import Mention
+from tuili.knowledge.lexicon import Mention
 from tuili.knowledge.pieces import Piece, Pieces, cut
 from tuili.knowledge.query import Aggregate, Constraint, Query, Var
 from tuili.knowledge.segment import Reading
+from tuili.knowledge.span import Link, Spanner
 from tuili.knowledge.text import OPENING_WORDS, Token, is_light
 
 _AUXILIARY_AFTER_WH = frozenset("do does did can could has have had will would should must may might".split())
 _ODD_QUESTION_WORDS = frozenset("who whom whose when why".split())
 _MAX_CLOSED = 5
-_MAX_DISTANCE = 20
-_MAX_CHECKED = 60
-_UNREAL_RANK = 4
-_STATED = 0.6
-_DEEP = 0.25
 _LOST_NOUN = 1.5
 _LOST_VERB = 0.7
-_UNSTATED = 0.15
 
 
 def _is_described(parts: Pieces, piece: Piece) -> bool:
     """Tell whether words that describe a kind word stand next to it."""
     return any(start - piece.end in (0, 1) or piece.start == end for start, end in parts.texts)
-
-
-@dataclass(slots=True)
-class Link:
-    """A possible edge between two pieces: `left` is the subject."""
-
-    left: int
-    right: int
-    relation: str
-    score: float
-    mention: Mention | None = None
-    through: tuple[str, str] = ("", "")
-
-    def spends(self, spent: set[Mention]) -> float:
-        """Return the bonus that this link loses because its words already name another link."""
-        return _STATED * self.mention.score if self.mention is not None and self.mention in spent else 0.0
 
 
 @dataclass(slots=True)
@@ -68,6 +47,7 @@ class Compiler:
     def __init__(self, graph: Graph, tokens: Sequence[Token]) -> None:
         self.graph = graph
         self.tokens = tokens
+        self.spanner = Spanner(graph, tokens)
 
     def compile(self, reading: Reading) -> list[Compiled]:
         """Return the queries that a reading can mean, at most a few."""
@@ -117,7 +97,7 @@ class Compiler:
 
     # -- everything else -----------------------------------------------------------------------
 
-    def _target_kinds(self, parts: Pieces) -> list[str | None]:
+    def _target_kinds(self, parts: Pieces) -> Sequence[str | None]:
         """Return what an unnamed target may be: decided by the pieces (None), or each neighbouring kind."""
         if any(piece.is_open for piece in parts.pieces) or self._implied(parts) or self._is_closed(parts):
             return [None]
@@ -139,9 +119,7 @@ class Compiler:
         choice = any(piece.any_of for piece in named)
         return (
             parts.asks
-            or (parts.operation("count") is None and parts.wh < 0
-            and len(named) > 1
-            and not parts.texts)
+            or (parts.operation("count") is None and parts.wh < 0 and len(named) > 1 and not parts.texts)
             or choice
             or bool(parts.qualifiers)
         )
@@ -173,31 +151,17 @@ class Compiler:
     def _has_pair(self, pieces: Sequence[Piece], relation: str, asks: bool) -> bool:
         """Tell whether two pieces can be the ends of a relation; named ones must really be, unless that is asked."""
         return any(
-            relation in self._relations(subject, object_)
-            and (asks or self._is_real(subject, object_, relation))
+            relation in self.spanner.relations(subject, object_)
+            and (asks or self.spanner.is_real(subject, object_, relation))
             for subject in pieces
             for object_ in pieces
             if subject is not object_
         )
 
-    def _relations(self, subject: Piece, object_: Piece) -> list[str]:
-        """Return the relations between two pieces' kinds, the most frequent first."""
-        signatures = self.graph.signatures
-        return list(
-            dict.fromkeys(
-                relation
-                for left in subject.kinds
-                for right in object_.kinds
-                for relation in signatures.get((left, right), ())
-            )
-        )
-
     def _missing_end(self, pieces: Sequence[Piece], mention: Mention) -> tuple[str, ...]:
         """Return the kinds of the end that no piece fills, given that one fills the other."""
         ends = [
-            (subject, object_)
-            for (subject, object_), names in self.graph.signatures.items()
-            if mention.value in names
+            (subject, object_) for (subject, object_), names in self.graph.signatures.items() if mention.value in names
         ]
         have = {kind for piece in pieces for kind in piece.kinds}
         objects = tuple(dict.fromkeys(object_ for subject, object_ in ends if subject in have))
@@ -221,7 +185,7 @@ class Compiler:
         aggregate, target, counted = self._aim(parts, pieces)
         pieces, target, counted = self._drop_redundant(parts, pieces, target, counted)
         unexplained = self._attach_texts(parts, pieces, target)
-        links, loose = self._span(parts, pieces)
+        links, loose = self.spanner.span(parts, pieces)
         if loose:
             return None
         if self._is_pointless(parts, pieces, links, aggregate, target):
@@ -241,9 +205,7 @@ class Compiler:
         return Compiled(query, score, reading.mentions, realised)
 
     @staticmethod
-    def _drop_redundant(
-        parts: Pieces, pieces: list[Piece], target: int, counted: int
-    ) -> tuple[list[Piece], int, int]:
+    def _drop_redundant(parts: Pieces, pieces: list[Piece], target: int, counted: int) -> tuple[list[Piece], int, int]:
         """Drop kind words that only say what kind the named entities are ("lockjaw and trismus are signs of")."""
         named = [piece for piece in pieces if piece.members]
         goal, count = (pieces[at] if at >= 0 else None for at in (target, counted))
@@ -258,10 +220,7 @@ class Compiler:
             or piece.members
             or piece.text
             or piece.implied
-            or not any(
-                set(other.kinds) <= set(piece.kinds) and abs(other.start - piece.start) < 12
-                for other in named
-            )
+            or not any(set(other.kinds) <= set(piece.kinds) and abs(other.start - piece.start) < 12 for other in named)
         ]
         if len(parts.texts) > 0 and len(kept) < len(pieces):
             kept = [piece for piece in pieces if piece in kept or (parts.texts and _is_described(parts, piece))]
@@ -393,150 +352,7 @@ class Compiler:
         return min(able, key=lambda piece: abs(piece.start - start))
 
     def _words(self, runs: Iterable[tuple[int, int]]) -> tuple[str, ...]:
-        return tuple(
-            token.text for start, end in runs for token in self.tokens[start:end] if not is_light(token)
-        )
-
-    # -- the spanning tree ---------------------------------------------------------------------
-
-    def _span(self, parts: Pieces, pieces: Sequence[Piece]) -> tuple[list[Link], list[Piece]]:
-        """Return the best tree over the pieces, and the pieces that nothing connects."""
-        candidates = list(self._candidates(parts, pieces))
-        group = list(range(len(pieces)))
-        chosen: list[Link] = []
-        spent: set[Mention] = set()
-        while open_ := [link for link in candidates if group[link.left] != group[link.right]]:
-            link = max(open_, key=lambda link: link.score - link.spends(spent))
-            link.score -= link.spends(spent)
-            old, new = group[link.right], group[link.left]
-            group = [new if number == old else number for number in group]
-            chosen.append(link)
-            if link.mention is not None:
-                spent.add(link.mention)
-        main = max(set(group), key=group.count) if group else 0
-        return chosen, [piece for place, piece in enumerate(pieces) if group[place] != main]
-
-    def _candidates(self, parts: Pieces, pieces: Sequence[Piece]) -> Iterable[Link]:
-        named = {qualifier.value.split("\n")[0] for qualifier in parts.qualifiers}
-        deep = self._deep(pieces)
-        for left, subject in enumerate(pieces):
-            for right, object_ in enumerate(pieces):
-                if left == right:
-                    continue
-                distance = min(abs(subject.start - object_.start), _MAX_DISTANCE)
-                relations = self._relations(subject, object_)
-                for rank, relation in enumerate(relations):
-                    mention = self._mention(parts, relation, subject, object_)
-                    implied = relation in (subject.implied, object_.implied)
-                    wrong = (
-                        (subject.implied or object_.implied)
-                        and not implied
-                        and "?" not in (subject.implied, object_.implied)
-                    )
-                    if wrong:
-                        continue
-                    if not self._is_real(subject, object_, relation):
-                        if not parts.asks:
-                            continue
-                        rank += _UNREAL_RANK
-                    score = (
-                        1.0
-                        - 0.03 * distance
-                        - 0.1 * rank
-                        + (_STATED * mention.score if mention else -_UNSTATED)
-                        + (relation in named)
-                        + _DEEP * (subject in deep and object_.is_open)
-                    )
-                    if mention is not None and set(subject.kinds) & set(object_.kinds):
-                        score += 0.5 * self._direction(mention, pieces, left, right)
-                    elif parts.asks and set(subject.kinds) & set(object_.kinds):
-                        score += 0.3 if subject.start < object_.start else -0.3
-                    yield Link(left, right, relation, score, mention)
-                if not relations and not subject.implied and not object_.implied:
-                    yield from self._two_steps(left, right, subject, object_, distance)
-
-    def _deep(self, pieces: Sequence[Piece]) -> list[Piece]:
-        """Return the named pieces that lie in another one (a function's parameter): they are meant rather than it."""
-        named = [piece for piece in pieces if piece.members]
-        return [
-            inner
-            for inner in named
-            if any(
-                not self.graph.relations[relation].transitive and self._is_real(outer, inner, relation)
-                for outer in named
-                if outer is not inner
-                for relation in self._relations(outer, inner)
-            )
-        ]
-
-    def _is_real(self, subject: Piece, object_: Piece, relation: str) -> bool:
-        """Tell whether two named pieces really have a fact of this relation between them."""
-        left = {number for member in subject.members for number in member.ids}
-        right = {number for member in object_.members for number in member.ids}
-        if not left or not right or min(len(left), len(right)) > _MAX_CHECKED:
-            return True
-        if self.graph.relations[relation].transitive:
-            return any(right & self.graph.closure(number, relation).keys() for number in left)
-        small, inverse, other = (left, False, right) if len(left) <= len(right) else (right, True, left)
-        return any(
-            fact.other(number) in other
-            for number in small
-            for fact in self.graph.step(number, relation, inverse=inverse)
-        )
-
-    def _mention(self, parts: Pieces, relation: str, subject: Piece, object_: Piece) -> Mention | None:
-        places = (subject.start + object_.start) / 2
-        found = [mention for mention in parts.relations if mention.value == relation]
-        return min(found, key=lambda mention: abs(mention.start - places)) if found else None
-
-    def _direction(self, mention: Mention, pieces: Sequence[Piece], left: int, right: int) -> float:
-        """Return +1 if `left` reads as the subject of a relation between like kinds, else -1.
-
-        A verb reads from left to right ("A extends B"); a noun names the end that is asked for and
-        what follows it is the other end ("base class of A"). `inverse` phrases swap the ends.
-        """
-        subject, object_ = pieces[left], pieces[right]
-        after = [piece for piece in (subject, object_) if piece.start >= mention.end and not piece.implied]
-        open_ = [piece for piece in (subject, object_) if piece.is_open]
-        if mention.noun and len(open_) == 1:
-            follows = self.tokens[mention.end].text.casefold() if mention.end < len(self.tokens) else ""
-            is_complement = follows == "of" and after[:1] == open_
-            second = next(piece for piece in (subject, object_) if (piece in open_) != is_complement)
-        elif after:
-            first = min(after, key=lambda piece: piece.start)
-            second = (object_ if first is subject else subject) if mention.noun else first
-        else:
-            named = [piece for piece in (subject, object_) if not piece.implied]
-            nearest = max(named, key=lambda piece: piece.end) if named else subject
-            second = object_ if nearest is subject else subject
-        return 1.0 if (second is object_) != mention.inverse else -1.0
-
-    def _two_steps(
-        self, left: int, right: int, subject: Piece, object_: Piece, distance: int
-    ) -> Iterable[Link]:
-        """Yield links over one entity that the question leaves out (a module's functions' parameters)."""
-        signatures = self.graph.signatures
-        for (first, middle), names in signatures.items():
-            if first not in subject.kinds:
-                continue
-            for kind in object_.kinds:
-                for second in signatures.get((middle, kind), ()):
-                    for name in names:
-                        if self._is_real_path(subject, object_, name, second):
-                            yield Link(left, right, name, 0.2 - 0.03 * distance, None, (middle, second))
-
-    def _is_real_path(self, subject: Piece, object_: Piece, first: str, second: str) -> bool:
-        """Tell whether two facts really lead from one named piece to the other."""
-        left = {number for member in subject.members for number in member.ids}
-        right = {number for member in object_.members for number in member.ids}
-        if not left or not right or len(left) > 5:
-            return True
-        middles = {fact.object for number in left for fact in self.graph.step(number, first)}
-        return any(
-            fact.subject in middles
-            for number in list(right)[:_MAX_CHECKED]
-            for fact in self.graph.step(number, second, inverse=True)
-        )
+        return tuple(token.text for start, end in runs for token in self.tokens[start:end] if not is_light(token))
 
     # -- the query -----------------------------------------------------------------------------
 
@@ -632,9 +448,7 @@ class Compiler:
         closed = []
         for constraint in constraints:
             relation = self.graph.relations[constraint.relation]
-            tests = (
-                share or aggregate in (Aggregate.ASK, Aggregate.MOST, Aggregate.LEAST) or len(constraints) > 1
-            )
+            tests = share or aggregate in (Aggregate.ASK, Aggregate.MOST, Aggregate.LEAST) or len(constraints) > 1
             closure = relation.transitive and tests and not direct
             where = next(((name, value) for name, value in filters if name in relation.qualifiers), ("", ""))
             closed.append(replace(constraint, closure=closure, where=where))
@@ -645,8 +459,6 @@ class Compiler:
         found = []
         for piece in parts.pieces:
             for kind in piece.kinds:
-                if piece.members and any(
-                    kind in relation.qualifiers for relation in self.graph.relations.values()
-                ):
+                if piece.members and any(kind in relation.qualifiers for relation in self.graph.relations.values()):
                     found.append((kind, self.graph.entity(piece.members[0].ids[0]).name))
         return found

@@ -7,13 +7,13 @@ full text; embeddings come in last, as a callable, for words that nothing else e
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from enum import StrEnum
+from dataclasses import replace
 from functools import cached_property
 
 from tuili.knowledge.graph import Entity, Graph
+from tuili.knowledge.lexicon import Lexicon, Mention, Role, build_lexicon, is_plural, singular
 from tuili.knowledge.records import normalise
-from tuili.knowledge.text import FUNCTION_WORDS, OPENING_WORDS, Token, is_light, stems, tokenise
+from tuili.knowledge.text import OPENING_WORDS, Token, is_light, stems, tokenise
 
 MAX_SPAN = 12
 MAX_IDS = 400
@@ -33,83 +33,10 @@ FIRM_SCORE = 1.2
 Similarity = Callable[[str, Sequence[str]], Sequence[float]]
 
 
-class Role(StrEnum):
-    """What a mention stands for."""
-
-    ENTITY = "entity"
-    KIND = "kind"
-    RELATION = "relation"
-    TEXT = "text"
-    QUALIFIER = "qualifier"
-    OPERATION = "operation"
-
-
-@dataclass(frozen=True, slots=True)
-class Mention:
-    """Tokens `start` to `end` (exclusive) of a question read as something of the base.
-
-    `value` is the kind, relation or operation; `ids` are the entities; `inverse` tells that a
-    relation phrase reads from object to subject; `argument` is an operation's number.
-    """
-
-    start: int
-    end: int
-    role: Role
-    value: str
-    score: float
-    how: str = "exact"
-    ids: tuple[int, ...] = ()
-    kinds: tuple[str, ...] = ()
-    inverse: bool = False
-    noun: bool = False
-    argument: int = 0
-
-
 _NEVER_NAMES = frozenset("which what who where when how the a an is are does do can of in if it its".split())
+_INNER_MARKS = frozenset(",()/-'’")
 _OPENERS = frozenset("that which who to for".split())
 _CLOSERS = frozenset("of in from for by the a an that which when if".split())
-
-# Operations every base understands: phrase by phrase, as stems.
-_OPERATIONS: dict[str, str] = {
-    "count": "how many|what number of|what is the number of|what s the number of|tell me the number of|number of|count of|total number|how large a number|in how many|to how many|count",
-    "not": "compared with|compared to|unlike|in contrast to|as opposed to|in comparison with|not|no|without|lack|lacks|lacking|except|excluding|excludes|missing|misses|absent|cannot|nor|minus|never|unknown to|free of|n t|don t|doesn t"
-    "|isn t|rather than|instead of|fail to have|though no|but no|missing from|apart from|other than|leaving out|leave out",
-    "or": "or|either|versus|vs",
-    "share": "share|shared|in common|common|both|jointly|same|at the same time|at once|alike|overlap|the two",
-    "most": "more|most|larger number|largest number|longer list|longest|greater number|greatest number|bigger",
-    "least": "fewer|fewest|least|smaller number|smallest number|shortest|less",
-    "direct": "direct|directly|immediate|immediately|one level|right above|right below|directly above",
-    "naming": "the name of|name of|name|names|named|term|terms|word|words|call|called|known|known as|label|title|say|mean|means|stand for"
-    "|stands for|synonym|go by|goes by|term for|name for|word for|called as a term|refer to|meant by",
-    "other": "other|another|else|otherwise|besides|alternative|different|also|synonym|differently",
-    "describe": "describe|definition of|define|meaning of",
-    "ask": "yes or no|true or false|right or wrong|or not",
-    "nearest": "close|closest|nearest|lowest|most specific|most recent",
-}
-_WEAK = {"naming": 0.1, "other": 0.15}
-_ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
-_CARDINALS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
-_LAST = ("last", "final", "rearmost")
-
-
-@dataclass
-class Lexicon:
-    """The phrases of a base's schema and the operations, by their stems."""
-
-    phrases: dict[tuple[str, ...], list[Mention]] = field(default_factory=dict)
-    longest: int = 1
-
-    def add(self, phrase: str, mention: Mention) -> None:
-        """Add a phrase."""
-        words = normalise(phrase).removeprefix("be ").split()
-        while len(words) > 1 and words[0] in ("a", "an", "the"):
-            words.pop(0)
-        if mention.role != Role.OPERATION and all(word in FUNCTION_WORDS for word in words):
-            return
-        key = stems(" ".join(words)) if mention.role in (Role.RELATION, Role.QUALIFIER) else ("=", *words)
-        if key and mention not in self.phrases.setdefault(key, []):
-            self.phrases[key].append(mention)
-            self.longest = max(self.longest, len(words))
 
 
 class Linker:
@@ -122,61 +49,14 @@ class Linker:
     @cached_property
     def lexicon(self) -> Lexicon:
         """The words of the base's schema and the operations."""
-        lexicon = Lexicon()
-        for name, phrases in _OPERATIONS.items():
-            for phrase in phrases.split("|"):
-                lexicon.add(
-                    phrase,
-                    Mention(
-                        0, 0, Role.OPERATION, name, _WEAK.get(name, 0.3 if phrase == "number of" else 0.6)
-                    ),
-                )
-        for position, word in enumerate(_ORDINALS, 1):
-            for form in (
-                word,
-                f"{position}{_suffix(position)}",
-                f"position {_CARDINALS[position - 1]}",
-                f"position {position}",
-                f"{word} place",
-                f"{word} position",
-            ):
-                lexicon.add(form, Mention(0, 0, Role.OPERATION, "ordinal", 0.6, argument=position))
-        for word in _LAST:
-            lexicon.add(word, Mention(0, 0, Role.OPERATION, "ordinal", 0.6, argument=-1))
-        for kind in self.graph.kinds.values():
-            for word in (kind.name, *kind.words):
-                lexicon.add(word, Mention(0, 0, Role.KIND, kind.name, 0.8))
-        for relation in self.graph.relations.values():
-            self._add_relation(lexicon, relation.name)
-        return lexicon
-
-    def _add_relation(self, lexicon: Lexicon, name: str) -> None:
-        relation = self.graph.relations[name]
-        kinds = {stems(word) for kind in self.graph.kinds.values() for word in (kind.name, *kind.words)}
-        add = lambda phrase, mention: None if _bare(phrase) in kinds else lexicon.add(phrase, mention)  # noqa: E731
-        add(name, Mention(0, 0, Role.RELATION, name, 0.9, noun=True))
-        if relation.inverse:
-            add(relation.inverse, Mention(0, 0, Role.RELATION, name, 0.9, inverse=True, noun=True))
-        for noun in relation.nouns:
-            add(noun, Mention(0, 0, Role.RELATION, name, 0.8, noun=True))
-        for noun in relation.inverse_nouns:
-            add(noun, Mention(0, 0, Role.RELATION, name, 0.8, inverse=True, noun=True))
-        for word in relation.words or _guessed_words(name):
-            add(word, Mention(0, 0, Role.RELATION, name, 0.7))
-        for word in relation.inverse_words:
-            add(word, Mention(0, 0, Role.RELATION, name, 0.7, inverse=True))
-        for qualifier, words in relation.qualifiers.items():
-            for word in (qualifier, *words):
-                lexicon.add(word, Mention(0, 0, Role.QUALIFIER, f"{name}\n{qualifier}", 0.9))
+        return build_lexicon(self.graph)
 
     def mentions(self, question: str, tokens: list[Token] | None = None) -> list[Mention]:
         """Return every reading of every span, overlapping ones included."""
         tokens = tokens or tokenise(question)
         read = [*self._schema_mentions(tokens), *self._entity_mentions(question, tokens)]
         found = [mention for mention in read if not _splits_compound(tokens, mention)]
-        known = {
-            at for mention in found if mention.role == Role.ENTITY for at in range(mention.start, mention.end)
-        }
+        known = {at for mention in found if mention.role == Role.ENTITY for at in range(mention.start, mention.end)}
         for at, token in enumerate(tokens):
             if at not in known and (token.is_code or self._is_unexplained(at, token, found)):
                 found.extend(self._fuzzy(at, token))
@@ -192,7 +72,7 @@ class Linker:
             for kind in kinds:
                 left, right = (named, kind) if named.start < kind.start else (kind, named)
                 gap = tokens[left.end : right.start]
-                if right is kind and _is_plural(tokens[kind.end - 1]):
+                if right is kind and is_plural(tokens[kind.end - 1]):
                     continue
                 if left.end > right.start or len(gap) > 3 or not all(_apposes(token) for token in gap):
                     continue
@@ -258,7 +138,7 @@ class Linker:
         for start, end, words in _spans(tokens, self.lexicon.longest):
             is_opening = start == 0 and end == 1 and tokens[0].is_function_word and words in OPENING_WORDS
             exact = words.split()
-            single = [_singular(word) for word in exact]
+            single = [singular(word) for word in exact]
             for key in dict.fromkeys((stems(words), ("=", *exact), ("=", *single))):
                 for mention in phrases.get(key, ()):
                     if is_opening and mention.role != Role.OPERATION:
@@ -268,26 +148,11 @@ class Linker:
 
     def _entity_mentions(self, question: str, tokens: Sequence[Token]) -> Iterable[Mention]:
         spans: dict[str, list[tuple[int, int, str]]] = {}
-        for start, first in enumerate(tokens):
-            if first.is_mark:
-                continue
-            shortest = 2 if first.is_function_word and not _capital(first, start) else 1
-            for end in range(start + shortest, min(len(tokens), start + MAX_SPAN) + 1):
-                if tokens[end - 1].is_mark and tokens[end - 1].text not in ")-'’":
-                    if tokens[end - 1].text not in ",(/-'’":
-                        break
-                    continue
-                if sum(not token.is_mark for token in tokens[start:end]) < shortest:
-                    continue
-                if tokens[end - 1].is_mark and (
-                    tokens[end - 1].text != ")" or "(" not in question[first.start : tokens[end - 1].start]
-                ):
-                    continue
-                text = question[first.start : tokens[end - 1].end]
-                exact = normalise(text)
-                is_code = any(token.is_code for token in tokens[start:end])
-                for norm in [exact] if is_code else _variants(exact):
-                    spans.setdefault(norm, []).append((start, end, exact))
+        for start, end in _name_spans(tokens):
+            exact = normalise(question[tokens[start].start : tokens[end - 1].end])
+            is_code = any(token.is_code for token in tokens[start:end])
+            for norm in [exact] if is_code else _variants(exact):
+                spans.setdefault(norm, []).append((start, end, exact))
         labels = self.graph.by_label(spans)
         for norm, ids in labels.items():
             for start, end, exact in spans[norm]:
@@ -309,9 +174,7 @@ class Linker:
         is_schema = (
             words == 1
             and not is_code
-            and bool(
-                {stems(tokens[start].text), ("=", norm), ("=", _singular(norm))} & self.lexicon.phrases.keys()
-            )
+            and bool({stems(tokens[start].text), ("=", norm), ("=", singular(norm))} & self.lexicon.phrases.keys())
         )
         variants = []
         for kind, members in by_kind.items():
@@ -376,6 +239,20 @@ class Linker:
         return [Mention(at, at + 1, Role.ENTITY, best[0][0], 0.6 * best[0][1] / 100, "spelling", ids, kinds)]
 
 
+def _name_spans(tokens: Sequence[Token]) -> Iterable[tuple[int, int]]:
+    """Yield the spans that may be a name: no grammar word alone, no mark at an end but a closed bracket."""
+    for start, first in enumerate(tokens):
+        shortest = 2 if first.is_function_word and not _capital(first, start) else 1
+        for end in range(start + 1, min(len(tokens), start + MAX_SPAN) + 1):
+            last = tokens[end - 1]
+            if first.is_mark or (last.is_mark and last.text not in _INNER_MARKS):
+                break
+            is_bracketed = last.text == ")" and any(token.text == "(" for token in tokens[start:end])
+            words = sum(not token.is_mark for token in tokens[start:end])
+            if words >= shortest and (not last.is_mark or is_bracketed):
+                yield start, end
+
+
 def _splits_compound(tokens: Sequence[Token], mention: Mention) -> bool:
     """Tell whether a mention is only a part of a hyphenated word ("keyword" in "keyword-only")."""
     for mark, inner, outer in (
@@ -405,7 +282,7 @@ def _spans(tokens: Sequence[Token], longest: int) -> Iterable[tuple[int, int, st
 
 
 def _without_covered_kinds(mentions: Sequence[Mention]) -> list[Mention]:
-    """Drop a kind word that is a part of a longer name ("disease" in "Gaucher disease", "keyword" in "keyword only")."""
+    """Drop a kind word that is a part of a longer name ("disease" in "Gaucher disease")."""
     longer = [(one.start, one.end) for one in mentions if one.role == Role.ENTITY and one.how in ("name", "alias")]
     return [
         one
@@ -417,7 +294,8 @@ def _without_covered_kinds(mentions: Sequence[Mention]) -> list[Mention]:
 
 def _best_variants(mentions: Sequence[Mention]) -> list[Mention]:
     """Keep, of a plain word's readings as entities of several kinds, the best few."""
-    kept, count = [], {}
+    kept: list[Mention] = []
+    count: dict[tuple[int, int], int] = {}
     for mention in sorted(mentions, key=lambda one: -one.score):
         span = (mention.start, mention.end)
         if mention.role == Role.ENTITY:
@@ -449,12 +327,7 @@ def _clauses(tokens: Sequence[Token], found: Sequence[Mention]) -> Iterable[Ment
         for end in range(start + 2, len(tokens) + 1):
             if end - 1 in firm or tokens[end - 1].text in ",.;:?!()":
                 break
-            stops = (
-                end == len(tokens)
-                or end in firm
-                or tokens[end].text.casefold() in _CLOSERS
-                or tokens[end].is_mark
-            )
+            stops = end == len(tokens) or end in firm or tokens[end].text.casefold() in _CLOSERS or tokens[end].is_mark
             if (
                 stops
                 and not tokens[end - 1].is_function_word
@@ -464,29 +337,12 @@ def _clauses(tokens: Sequence[Token], found: Sequence[Mention]) -> Iterable[Ment
                 yield Mention(start, end, Role.TEXT, "", CLAUSE_WORD * content + 0.2, "clause")
 
 
-def _bare(phrase: str) -> tuple[str, ...]:
-    """Return a phrase's stems without a preposition at its end ("parameter of" says no more than its kind)."""
-    words = normalise(phrase).removeprefix("be ").split()
-    while len(words) > 1 and words[-1] in FUNCTION_WORDS:
-        words.pop()
-    return stems(" ".join(words))
-
-
 def _is_code(tokens: Sequence[Token], mention: Mention) -> bool:
     return any(token.is_code for token in tokens[mention.start : mention.end])
 
 
 def _capital(token: Token, at: int) -> bool:
-    return (
-        at > 0
-        and token.text[:1].isupper()
-        and len(token.text) > 1
-        and token.text.casefold() not in _NEVER_NAMES
-    )
-
-
-def _suffix(position: int) -> str:
-    return {1: "st", 2: "nd", 3: "rd"}.get(position, "th")
+    return at > 0 and token.text[:1].isupper() and len(token.text) > 1 and token.text.casefold() not in _NEVER_NAMES
 
 
 def _variants(norm: str) -> Iterable[str]:
@@ -500,23 +356,3 @@ def _variants(norm: str) -> Iterable[str]:
             yield norm[:-3] + "y"
     if "." in norm and norm.endswith((".", "()")):
         yield norm.rstrip(".()")
-
-
-def _singular(word: str) -> str:
-    """Return the singular of a regular plural."""
-    if len(word) < 4 or not word.endswith("s") or word.endswith(("ss", "us", "is")):
-        return word
-    if word.endswith("ies"):
-        return word[:-3] + "y"
-    return word[:-2] if word.endswith(("sses", "xes", "ches", "shes")) else word[:-1]
-
-
-def _is_plural(token: Token) -> bool:
-    return _singular(normalise(token.text)) != normalise(token.text)
-
-
-def _guessed_words(name: str) -> list[str]:
-    """Return words for a relation that nobody described: its name's content words."""
-    words = normalise(name).split()
-    content = [word for word in words if word not in FUNCTION_WORDS]
-    return [" ".join(content), *content] if content else words

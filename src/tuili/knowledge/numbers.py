@@ -13,16 +13,38 @@ MAX_DIGITS = 60
 MAX_EXPONENT = 300
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺−–", "0123456789-+--")
 _FRACTIONS = {"½": 0.5, "¼": 0.25, "¾": 0.75, "⅓": 1 / 3, "⅔": 2 / 3, "⅛": 0.125, "⅕": 0.2, "⅒": 0.1}
-_SCALES = {"hundred": 1e2, "thousand": 1e3, "million": 1e6, "billion": 1e9, "trillion": 1e12, "dozen": 12.0,
-           "mio": 1e6, "bn": 1e9}
-_ONES = {word: float(number) for number, word in enumerate(
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen"
-    " seventeen eighteen nineteen".split())}
-_TENS = {word: float(number) for number, word in zip(
-    range(20, 100, 10), "twenty thirty forty fifty sixty seventy eighty ninety".split(), strict=True)}
-_PARTS = {"half": 1 / 2, "third": 1 / 3, "quarter": 1 / 4, "fifth": 1 / 5, "tenth": 1 / 10,
-          "hundredth": 1 / 100,
-          "thousandth": 1 / 1000}
+_SCALES = {
+    "hundred": 1e2,
+    "thousand": 1e3,
+    "million": 1e6,
+    "billion": 1e9,
+    "trillion": 1e12,
+    "dozen": 12.0,
+    "mio": 1e6,
+    "bn": 1e9,
+}
+_ONES = {
+    word: float(number)
+    for number, word in enumerate(
+        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen"
+        " seventeen eighteen nineteen".split()
+    )
+}
+_TENS = {
+    word: float(number)
+    for number, word in zip(
+        range(20, 100, 10), "twenty thirty forty fifty sixty seventy eighty ninety".split(), strict=True
+    )
+}
+_PARTS = {
+    "half": 1 / 2,
+    "third": 1 / 3,
+    "quarter": 1 / 4,
+    "fifth": 1 / 5,
+    "tenth": 1 / 10,
+    "hundredth": 1 / 100,
+    "thousandth": 1 / 1000,
+}
 _DIGITS = re.compile(
     r"""(?P<mantissa>\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?       # 1,500.25
         |\d{1,3}(?:[\u00a0\u202f ’']\d{3})+(?![\d.]\d)(?:\.\d+)?   # 1 500
@@ -35,7 +57,8 @@ _DIGITS = re.compile(
     (?:\s*/\s*(?P<under>\d+)(?![\d.]*\d|\s*\w*/))?
 
     (?:[\s-]+(?P<scale>hundred|thousand|million|billion|trillion|dozen|mio|bn)\b)?""",
-    re.VERBOSE | re.IGNORECASE)
+    re.VERBOSE | re.IGNORECASE,
+)
 _TEN_POWER = re.compile(r"10(?:(?:\^|\*\*)[({]?([-+−]?\d+)[)}]?|([⁻⁺]?[⁰¹²³⁴⁵⁶⁷⁸⁹]+))")
 _WORD = re.compile(r"[^\W\d_]+")
 
@@ -70,7 +93,7 @@ def find_numbers(text: str) -> Iterator[Numeral]:
 
 def _at(text: str, start: int) -> Numeral | None:
     char = text[start]
-    if (char.isdigit() and char.isascii()) or (char == "." and text[start + 1:start + 2].isdigit()):
+    if (char.isdigit() and char.isascii()) or (char == "." and text[start + 1 : start + 2].isdigit()):
         return None if _is_part_of_name(text, start) else _digits(text, start)
     if char in _FRACTIONS:
         return Numeral(_FRACTIONS[char], start, start + 1)
@@ -81,7 +104,7 @@ def _at(text: str, start: int) -> Numeral | None:
 
 def _is_part_of_name(text: str, start: int) -> bool:
     """Tell whether the digits belong to a name: "H2O", "iodine-131", "v_0"."""
-    return bool(re.search(r"[^\W\d_][-_]?\d*[.,]?\d*$|_$", text[max(0, start - 12):start]))
+    return bool(re.search(r"[^\W\d_][-_]?\d*[.,]?\d*$|_$", text[max(0, start - 12) : start]))
 
 
 def _digits(text: str, start: int) -> Numeral:
@@ -89,7 +112,7 @@ def _digits(text: str, start: int) -> Numeral:
     power = _TEN_POWER.match(text, start)
     if power:
         exponent = int(_bounded(power.group(1) or power.group(2)))
-        return Numeral(sign * 10.0 ** exponent, begin, power.end())
+        return Numeral(sign * 10.0**exponent, begin, power.end())
     match = _DIGITS.match(text, start)
     assert match is not None  # the caller saw a digit
     return Numeral(sign * _value(match), begin, match.end())
@@ -195,7 +218,8 @@ def _run(text: str, start: int) -> Iterator[tuple[str, int]]:
 _PART = re.compile(
     r"(?:(?P<count>a|an|one|two|three|four|five|seven|nine)[ -])?"
     r"(?P<part>half|third|quarter|fifth|tenth|hundredth|thousandth)s?(?:\s+of)?\s+(?:an?\s+|the\s+)?(?=[^\W\d_])",
-    re.IGNORECASE)
+    re.IGNORECASE,
+)
 
 
 def _part(text: str, start: int) -> Numeral | None:

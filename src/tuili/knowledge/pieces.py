@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from tuili.knowledge.graph import Graph
-from tuili.knowledge.link import Mention, Role
+from tuili.knowledge.lexicon import Mention, Role
 from tuili.knowledge.segment import Reading
 from tuili.knowledge.text import Token
 
@@ -67,9 +67,7 @@ class Pieces:
 def cut(graph: Graph, tokens: Sequence[Token], reading: Reading) -> Pieces:
     """Turn a reading into pieces: appositions merged, enumerations joined, negations placed."""
     pieces = [
-        _piece(graph, tokens, mention)
-        for mention in reading.mentions
-        if mention.role in (Role.ENTITY, Role.KIND)
+        _piece(graph, tokens, mention) for mention in reading.mentions if mention.role in (Role.ENTITY, Role.KIND)
     ]
     by_role = {role: [mention for mention in reading.mentions if mention.role == role] for role in Role}
     wh = next((at for at, token in enumerate(tokens) if token.text.casefold() in _QUESTION_WORDS), -1)
@@ -180,9 +178,7 @@ def _join(tokens: Sequence[Token], pieces: list[Piece], operations: Sequence[Men
 def _joins(tokens: Sequence[Token], left: Piece, right: Piece, covered: dict[int, str]) -> bool:
     gap = range(left.end, right.start)
     words = [tokens[at].text.casefold() for at in gap]
-    fits = all(
-        word in _JOINING or covered.get(at) in ("or", "share") for word, at in zip(words, gap, strict=True)
-    )
+    fits = all(word in _JOINING or covered.get(at) in ("or", "share") for word, at in zip(words, gap, strict=True))
     joint = any(
         word in ("and", "or", ",", "&", "+", "/", "plus", "vs", "versus", "as", "together", "along", "with")
         for word in words
@@ -197,11 +193,7 @@ def _offer_choices(tokens: Sequence[Token], pieces: Sequence[Piece]) -> None:
     for piece in pieces:
         before = [token.text.casefold() for token in tokens[max(0, piece.start - 5) : piece.start]]
         choosing = {"of", "between", "among"} & set(before[-1:]) or {"two", "both"} & set(before[-2:])
-        if (
-            len(piece.members) > 1
-            and choosing
-            and ({"which", "one", "between"} & set(before) or before[0:1] == ["of"])
-        ):
+        if len(piece.members) > 1 and choosing and ({"which", "one", "between"} & set(before) or before[0:1] == ["of"]):
             piece.any_of = True
 
 

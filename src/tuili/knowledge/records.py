@@ -6,6 +6,7 @@ import re
 import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 _SEPARATORS = re.compile(r"[\s_\-‐-―/]+")
 _APOSTROPHES = re.compile(r"['’`´]s?\b|['’`´\"“”]")
@@ -89,7 +90,7 @@ class Edge:
     object: str
     weight: float = 1.0
     source: str = ""
-    data: Mapping[str, object] = field(default_factory=dict)
+    data: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

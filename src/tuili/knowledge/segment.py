@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tuili.knowledge.link import Mention, Role
+from tuili.knowledge.lexicon import Mention, Role
 from tuili.knowledge.text import Token, is_light
 
 BEAM = 64

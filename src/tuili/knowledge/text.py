@@ -24,34 +24,35 @@ _CAMEL = re.compile(r"[a-z][A-Z]|[A-Z]{2,}[a-z]")
 
 # Words that carry grammar, not content: they never name an entity unless written as code.
 FUNCTION_WORDS = frozenset(
-    """a an the this that these those which what who whom whose when why how is are was were be been being am
-    do does did doing done has have had having can could may might must shall should will would of in on at by for
-    from to with within into onto as than then and or but nor not no if it its they them their there here any all
-    some each every both either neither one ones same other another such so just also too very much many more
-    most less least few fewer yet although though while whereas being own still i me my you your we us our s t please about
-    called named mean means get gets got use used using between among per via out up down over does
-    total altogether together come comes please whether it's exactly actually exist exists available provide provided let lets need needs want wants
-    """.split()
+    """a an the this that these those which what who whom whose when why how is are was were be been being am do
+    does did doing done has have had having can could may might must shall should will would of in on at by for
+    from to with within into onto as than then and or but nor not no if it its they them their there here any
+    all some each every both either neither one ones same other another such so just also too very much many
+    more most less least few fewer yet although though while whereas own still i me my you your we us our s t
+    please about called named mean means get gets got use used using between among per via out up down over
+    total altogether together come comes whether it's exactly actually exist exists available provide provided
+    let lets need needs want wants""".split()
 )
 
 # Words with a meaning, but none that tells one entity from another: left out of descriptions.
 LIGHT_WORDS = frozenset(
-    """people person persons patient patients somebody someone anybody anyone individual individuals man woman child boy
-    girl case cases likely possible possibly probably best well fit fits match matches matching suggest suggests
-    explain explains combine combines combined think thought consider considered question see seen sees occur occurs
-    occurring appear appears happen happens known know call calls called say says said place placed stand stands lie
-    lies part parts thing things something anything everything else otherwise besides whatever remain remains given
-    typical typically usual usually certain particular particularly single whole yes true correct answer
-    entry entries item whether complain complains suffer suffers eye his her he she one's plus way ways leaving
-    listed registered recorded annotated documented written put word words instead simply really possess possesses
-    tree ontology hierarchy medical database described describes proper record records
-    must want wanted like interested tell told add added go goes going get gets got
-    object objects instance instances calling caller callers chosen choose chooses supplied supply mention mentioning
-    valid allowed nobody taken takes declared deciding able remember somewhere live lives ultimately clause handle
-    additional additionally extra hold holds found find finds standard library look looks made responsible merely alone
-    ends stand fit list lists signature sequence names offered offers exposed exposes belongs there's what's where handy okay ok
-    set sets setting controls control governs govern decides decide determines determine specifies indicates tells
-    various several certain available specified specify specifying passed pass passing hand handed""".split()
+    """people person persons patient patients somebody someone anybody anyone individual individuals man woman
+    child boy girl case cases likely possible possibly probably best well fit fits match matches matching
+    suggest suggests explain explains combine combines combined think thought consider considered question see
+    seen sees occur occurs occurring appear appears happen happens known know call calls called say says said
+    place placed stand stands lie lies part parts thing things something anything everything else otherwise
+    besides whatever remain remains given typical typically usual usually certain particular particularly single
+    whole yes true correct answer entry entries item whether complain complains suffer suffers eye his her he
+    she one's plus way ways leaving listed registered recorded annotated documented written put word words
+    instead simply really possess possesses tree ontology hierarchy medical database described describes proper
+    record records must want wanted like interested tell told add added go goes going get gets got object
+    objects instance instances calling caller callers chosen choose chooses supplied supply mention mentioning
+    valid allowed nobody taken takes declared deciding able remember somewhere live lives ultimately clause
+    handle additional additionally extra hold holds found find finds standard library look looks made
+    responsible merely alone ends list lists signature sequence names offered offers exposed exposes belongs
+    there's what's where handy okay ok set sets setting controls control governs govern decides decide
+    determines determine specifies indicates tells various several available specified specify specifying passed
+    pass passing hand handed""".split()
 )
 
 # Words that ask for something when a question begins with them.
@@ -110,9 +111,7 @@ def tokenise(question: str) -> list[Token]:
         LimitError: it is longer than `MAX_QUESTION` characters.
     """
     if len(question) > MAX_QUESTION:
-        raise LimitError(
-            f"the question has {len(question)} characters, the limit is {MAX_QUESTION}; shorten it"
-        )
+        raise LimitError(f"the question has {len(question)} characters, the limit is {MAX_QUESTION}; shorten it")
     tokens = [_token(match) for match in _TOKEN.finditer(question)]
     if not any(not token.is_mark for token in tokens):
         raise InputError(

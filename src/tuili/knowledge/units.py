@@ -10,61 +10,231 @@ MONEY = {"€": "euro", "$": "dollar", "£": "pound", "¥": "yen"}
 _MONEY_WORDS = re.compile(
     r"(?:euros?|eur|dollars?|usd|us\$|pounds? sterling|gbp|yen|jpy|francs?|chf|rupees?|cents?|€|\$|£|¥)"
     r"(?![^\W\d_])",
-    re.IGNORECASE)
+    re.IGNORECASE,
+)
 
-_PREFIXES = {"f": "femto", "p": "pico", "n": "nano", "µ": "micro", "μ": "micro", "u": "micro", "m": "milli",
-             "c": "centi", "d": "deci", "h": "hecto", "k": "kilo", "M": "mega", "G": "giga", "T": "tera"}
+_PREFIXES = {
+    "f": "femto",
+    "p": "pico",
+    "n": "nano",
+    "µ": "micro",
+    "μ": "micro",
+    "u": "micro",
+    "m": "milli",
+    "c": "centi",
+    "d": "deci",
+    "h": "hecto",
+    "k": "kilo",
+    "M": "mega",
+    "G": "giga",
+    "T": "tera",
+}
 _PREFIXED_SYMBOLS = {
-    "m": "meter", "g": "gram", "s": "second", "A": "ampere", "K": "kelvin", "mol": "mole", "Hz": "hertz",
-    "N": "newton", "Pa": "pascal", "J": "joule", "W": "watt", "C": "coulomb", "V": "volt", "F": "farad",
-    "Ω": "ohm", "\u2126": "ohm", "ohm": "ohm", "S": "siemens", "H": "henry", "T": "tesla", "Wb": "weber",
-    "lm": "lumen", "lx": "lux", "Bq": "becquerel", "Gy": "gray", "Sv": "sievert", "L": "liter", "l": "liter",
-    "eV": "electron_volt", "cd": "candela", "bar": "bar", "cal": "calorie", "Wh": "watt_hour",
+    "m": "meter",
+    "g": "gram",
+    "s": "second",
+    "A": "ampere",
+    "K": "kelvin",
+    "mol": "mole",
+    "Hz": "hertz",
+    "N": "newton",
+    "Pa": "pascal",
+    "J": "joule",
+    "W": "watt",
+    "C": "coulomb",
+    "V": "volt",
+    "F": "farad",
+    "Ω": "ohm",
+    "\u2126": "ohm",
+    "ohm": "ohm",
+    "S": "siemens",
+    "H": "henry",
+    "T": "tesla",
+    "Wb": "weber",
+    "lm": "lumen",
+    "lx": "lux",
+    "Bq": "becquerel",
+    "Gy": "gray",
+    "Sv": "sievert",
+    "L": "liter",
+    "l": "liter",
+    "eV": "electron_volt",
+    "cd": "candela",
+    "bar": "bar",
+    "cal": "calorie",
+    "Wh": "watt_hour",
     "Ah": "ampere_hour",
 }
 _SYMBOLS = {
-    "min": "minute", "h": "hour", "hr": "hour", "hrs": "hour", "sec": "second", "secs": "second", "d": "day",
-    "yr": "year", "yrs": "year", "t": "metric_ton", "°": "degree", "º": "degree", "°C": "degree_Celsius",
-    "ºC": "degree_Celsius", "℃": "degree_Celsius", "°F": "degree_Fahrenheit", "ºF": "degree_Fahrenheit",
-    "degC": "degree_Celsius", "degF": "degree_Fahrenheit", "deg": "degree", "rad": "radian",
-    "mrad": "milliradian", "ha": "hectare", "atm": "atmosphere", "mmHg": "mmHg", "psi": "psi", "ft": "foot",
-    "lb": "pound", "lbs": "pound", "oz": "ounce", "gal": "gallon", "mi": "mile", "yd": "yard",
-    "mph": "mile / hour", "kph": "kilometer / hour", "kmh": "kilometer / hour", "km/hr": "kilometer / hour",
-    "rpm": "revolution / minute", "rps": "revolution / second", "kn": "knot", "hp": "horsepower",
-    "M": "mole / liter", "mM": "millimole / liter", "D": "1 / meter", "dpt": "1 / meter",
-    "Nm": "newton * meter", "kNm": "kilonewton * meter", "Ns": "newton * second", "Vs": "volt * second",
-    "As": "ampere * second", "Js": "joule * second", "Ωm": "ohm * meter", "\u2126m": "ohm * meter",
-    "%": "percent", "‰": "permille", "ppm": "ppm", "Å": "angstrom", "ly": "light_year",
-    "AU": "astronomical_unit", "dB": "decibel", "VA": "volt * ampere", "cc": "centimeter ** 3",
-    "amp": "ampere", "amps": "ampere",
+    "min": "minute",
+    "h": "hour",
+    "hr": "hour",
+    "hrs": "hour",
+    "sec": "second",
+    "secs": "second",
+    "d": "day",
+    "yr": "year",
+    "yrs": "year",
+    "t": "metric_ton",
+    "°": "degree",
+    "º": "degree",
+    "°C": "degree_Celsius",
+    "ºC": "degree_Celsius",
+    "℃": "degree_Celsius",
+    "°F": "degree_Fahrenheit",
+    "ºF": "degree_Fahrenheit",
+    "degC": "degree_Celsius",
+    "degF": "degree_Fahrenheit",
+    "deg": "degree",
+    "rad": "radian",
+    "mrad": "milliradian",
+    "ha": "hectare",
+    "atm": "atmosphere",
+    "mmHg": "mmHg",
+    "psi": "psi",
+    "ft": "foot",
+    "lb": "pound",
+    "lbs": "pound",
+    "oz": "ounce",
+    "gal": "gallon",
+    "mi": "mile",
+    "yd": "yard",
+    "mph": "mile / hour",
+    "kph": "kilometer / hour",
+    "kmh": "kilometer / hour",
+    "km/hr": "kilometer / hour",
+    "rpm": "revolution / minute",
+    "rps": "revolution / second",
+    "kn": "knot",
+    "hp": "horsepower",
+    "M": "mole / liter",
+    "mM": "millimole / liter",
+    "D": "1 / meter",
+    "dpt": "1 / meter",
+    "Nm": "newton * meter",
+    "kNm": "kilonewton * meter",
+    "Ns": "newton * second",
+    "Vs": "volt * second",
+    "As": "ampere * second",
+    "Js": "joule * second",
+    "Ωm": "ohm * meter",
+    "\u2126m": "ohm * meter",
+    "%": "percent",
+    "‰": "permille",
+    "ppm": "ppm",
+    "Å": "angstrom",
+    "ly": "light_year",
+    "AU": "astronomical_unit",
+    "dB": "decibel",
+    "VA": "volt * ampere",
+    "cc": "centimeter ** 3",
+    "amp": "ampere",
+    "amps": "ampere",
 }
 _PREFIXED_NAMES = {
-    "meter": "meter", "metre": "meter", "gram": "gram", "gramme": "gram", "second": "second",
-    "ampere": "ampere", "amp": "ampere", "kelvin": "kelvin", "mole": "mole", "mol": "mole", "hertz": "hertz",
-    "newton": "newton", "pascal": "pascal", "joule": "joule", "watt": "watt", "coulomb": "coulomb",
-    "volt": "volt", "farad": "farad", "ohm": "ohm", "siemens": "siemens", "henry": "henry", "tesla": "tesla",
-    "weber": "weber", "lumen": "lumen", "lux": "lux", "becquerel": "becquerel", "gray": "gray",
-    "sievert": "sievert", "liter": "liter", "litre": "liter", "electronvolt": "electron_volt",
-    "electron volt": "electron_volt", "electron-volt": "electron_volt", "bar": "bar", "calorie": "calorie",
-    "watt hour": "watt_hour", "watt-hour": "watt_hour", "watthour": "watt_hour",
-    "ampere hour": "ampere_hour", "ampere-hour": "ampere_hour", "amp hour": "ampere_hour",
-    "amp-hour": "ampere_hour", "radian": "radian", "ton": "metric_ton", "tonne": "metric_ton",
+    "meter": "meter",
+    "metre": "meter",
+    "gram": "gram",
+    "gramme": "gram",
+    "second": "second",
+    "ampere": "ampere",
+    "amp": "ampere",
+    "kelvin": "kelvin",
+    "mole": "mole",
+    "mol": "mole",
+    "hertz": "hertz",
+    "newton": "newton",
+    "pascal": "pascal",
+    "joule": "joule",
+    "watt": "watt",
+    "coulomb": "coulomb",
+    "volt": "volt",
+    "farad": "farad",
+    "ohm": "ohm",
+    "siemens": "siemens",
+    "henry": "henry",
+    "tesla": "tesla",
+    "weber": "weber",
+    "lumen": "lumen",
+    "lux": "lux",
+    "becquerel": "becquerel",
+    "gray": "gray",
+    "sievert": "sievert",
+    "liter": "liter",
+    "litre": "liter",
+    "electronvolt": "electron_volt",
+    "electron volt": "electron_volt",
+    "electron-volt": "electron_volt",
+    "bar": "bar",
+    "calorie": "calorie",
+    "watt hour": "watt_hour",
+    "watt-hour": "watt_hour",
+    "watthour": "watt_hour",
+    "ampere hour": "ampere_hour",
+    "ampere-hour": "ampere_hour",
+    "amp hour": "ampere_hour",
+    "amp-hour": "ampere_hour",
+    "radian": "radian",
+    "ton": "metric_ton",
+    "tonne": "metric_ton",
 }
 _NAMES = {
-    "minute": "minute", "hour": "hour", "day": "day", "week": "week", "month": "month", "year": "year",
-    "annum": "year", "decade": "decade", "century": "century", "centurie": "century", "ton": "metric_ton",
-    "tonne": "metric_ton", "metric ton": "metric_ton", "metric tonne": "metric_ton", "degree": "degree",
-    "degree celsius": "degree_Celsius", "degree c": "degree_Celsius", "degree centigrade": "degree_Celsius",
-    "celsius": "degree_Celsius", "centigrade": "degree_Celsius", "degree fahrenheit": "degree_Fahrenheit",
-    "fahrenheit": "degree_Fahrenheit", "degree kelvin": "kelvin", "dioptre": "1 / meter",
-    "diopter": "1 / meter", "dioptrie": "1 / meter", "hectare": "hectare", "acre": "acre",
-    "atmosphere": "atmosphere", "mile": "mile", "nautical mile": "nautical_mile", "foot": "foot",
-    "feet": "foot", "inch": "inch", "inche": "inch", "yard": "yard", "pound": "pound", "ounce": "ounce",
-    "gallon": "gallon", "knot": "knot", "horsepower": "horsepower", "molar": "mole / liter",
-    "light year": "light_year", "light-year": "light_year", "lightyear": "light_year",
-    "angstrom": "angstrom", "astronomical unit": "astronomical_unit", "parsec": "parsec",
-    "decibel": "decibel", "percent": "percent", "per cent": "percent", "kilo": "kilogram",
-    "micron": "micrometer", "henrie": "henry", "millimolar": "millimole / liter", "sec": "second",
+    "minute": "minute",
+    "hour": "hour",
+    "day": "day",
+    "week": "week",
+    "month": "month",
+    "year": "year",
+    "annum": "year",
+    "decade": "decade",
+    "century": "century",
+    "centurie": "century",
+    "ton": "metric_ton",
+    "tonne": "metric_ton",
+    "metric ton": "metric_ton",
+    "metric tonne": "metric_ton",
+    "degree": "degree",
+    "degree celsius": "degree_Celsius",
+    "degree c": "degree_Celsius",
+    "degree centigrade": "degree_Celsius",
+    "celsius": "degree_Celsius",
+    "centigrade": "degree_Celsius",
+    "degree fahrenheit": "degree_Fahrenheit",
+    "fahrenheit": "degree_Fahrenheit",
+    "degree kelvin": "kelvin",
+    "dioptre": "1 / meter",
+    "diopter": "1 / meter",
+    "dioptrie": "1 / meter",
+    "hectare": "hectare",
+    "acre": "acre",
+    "atmosphere": "atmosphere",
+    "mile": "mile",
+    "nautical mile": "nautical_mile",
+    "foot": "foot",
+    "feet": "foot",
+    "inch": "inch",
+    "inche": "inch",
+    "yard": "yard",
+    "pound": "pound",
+    "ounce": "ounce",
+    "gallon": "gallon",
+    "knot": "knot",
+    "horsepower": "horsepower",
+    "molar": "mole / liter",
+    "light year": "light_year",
+    "light-year": "light_year",
+    "lightyear": "light_year",
+    "angstrom": "angstrom",
+    "astronomical unit": "astronomical_unit",
+    "parsec": "parsec",
+    "decibel": "decibel",
+    "percent": "percent",
+    "per cent": "percent",
+    "kilo": "kilogram",
+    "micron": "micrometer",
+    "henrie": "henry",
+    "millimolar": "millimole / liter",
+    "sec": "second",
 }
 _CYCLES = frozenset("revolution rotation turn cycle oscillation vibration swing beat time".split())
 _POWER_WORDS = {"squared": 2, "cubed": 3, "square": 2, "cubic": 3, "sq": 2, "cu": 3, "sq.": 2, "cu.": 3}
@@ -95,8 +265,9 @@ class Unit:
 
 @cache
 def _symbols() -> dict[str, str]:
-    found = {prefix + symbol: long + name for symbol, name in _PREFIXED_SYMBOLS.items()
-             for prefix, long in _PREFIXES.items()}
+    found = {
+        prefix + symbol: long + name for symbol, name in _PREFIXED_SYMBOLS.items() for prefix, long in _PREFIXES.items()
+    }
     del found["pH"]
     return found | _PREFIXED_SYMBOLS | {"kt": "kilometric_ton", "Mt": "megametric_ton"} | _SYMBOLS
 
@@ -112,8 +283,12 @@ def named_unit(word: str) -> str:
     """Return the pint string of a written-out unit, singular or plural, or "" ("metres" → "meter")."""
     folded = " ".join(word.casefold().split())
     names = _names()
-    for form in (folded, folded.removesuffix("s"), re.sub(r"s(?=[ -])", "", folded),
-                 re.sub(r"s(?=[ -])", "", folded).removesuffix("s")):
+    for form in (
+        folded,
+        folded.removesuffix("s"),
+        re.sub(r"s(?=[ -])", "", folded),
+        re.sub(r"s(?=[ -])", "", folded).removesuffix("s"),
+    ):
         if names.get(form):
             return names[form]
     return ""
@@ -123,7 +298,7 @@ def read_unit(text: str, start: int) -> Unit | None:
     """Read the unit that begins at `start` (after blanks or one hyphen), or return None."""
     while start < len(text) and text[start] in " \u00a0\u202f\t":
         start += 1
-    if text[start:start + 1] == "-" and text[start + 1:start + 2].isalpha():
+    if text[start : start + 1] == "-" and text[start + 1 : start + 2].isalpha():
         start += 1
     money = _MONEY_WORDS.match(text, start)
     if money:
@@ -214,9 +389,9 @@ def _next_factor(text: str, end: int, last: Unit, is_below: bool) -> tuple[Unit,
 
 def _may_follow(text: str, start: int, last: Unit, factor: Unit, is_below: bool) -> bool:
     """Tell whether a unit after a mere blank belongs to the same product ("N m", "newton metres")."""
-    if last.text in _CONVENTIONS or text[factor.end:factor.end + 2].strip().startswith("="):
+    if last.text in _CONVENTIONS or text[factor.end : factor.end + 2].strip().startswith("="):
         return False
-    written = text[start:factor.end]
+    written = text[start : factor.end]
     if last.is_word and factor.is_word:
         is_length = last.text.endswith("meter")
         return factor.text in {"meter", "second", "hour"} and not is_length
@@ -229,7 +404,7 @@ def _may_follow(text: str, start: int, last: Unit, factor: Unit, is_below: bool)
 
 def _factor(text: str, start: int) -> Unit | None:
     """Read one unit with its power, a parenthesis of units, or the 1 of "1/K"."""
-    if text[start:start + 1] == "(":
+    if text[start : start + 1] == "(":
         inner = _product_in_parentheses(text, start)
         if inner:
             return inner
@@ -242,7 +417,7 @@ def _product_in_parentheses(text: str, start: int) -> Unit | None:
     close = text.find(")", start)
     if close < 0 or close - start > 40:
         return None
-    inside = re.sub(r"\s+", "·", text[start + 1:close].strip())
+    inside = re.sub(r"\s+", "·", text[start + 1 : close].strip())
     unit = _product(inside.replace("·/·", "/").replace("·*·", "·").replace("···", "·").replace("··", "·"), 0)
     if unit is None or not unit.text or unit.end < len(inside.replace("·*·", "·").replace("···", "·")):
         return None

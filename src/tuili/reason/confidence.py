@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 
-from tuili.knowledge.link import Role
+from tuili.knowledge.lexicon import Role
 from tuili.knowledge.query import Aggregate
 from tuili.reason.candidates import Candidates, Tried
 
@@ -32,9 +32,7 @@ def features(found: Candidates) -> dict[str, float]:
         "unexplained": float(len(query.unexplained)),
         "foreign": float(_is_foreign(best)),
         "described": float(bool(texts)),
-        "misfit": 1.0 - max((support.fit for support in outcome.found.values()), default=0.0)
-        if texts
-        else 0.0,
+        "misfit": 1.0 - max((support.fit for support in outcome.found.values()), default=0.0) if texts else 0.0,
         "described_words": min(sum(len(text.split()) for text in texts), 8) / 8,
         "weakest_link": min((min(mention.score, MAX_LINK) for mention in named.values()), default=0.0),
         "elsewhere": float(any(mention.how == "elsewhere" for mention in named.values())),
@@ -79,7 +77,5 @@ def model(name: str) -> Mapping[str, float]:
 def probability(name: str, values: Mapping[str, float]) -> float:
     """Return the probability that an answer with these features is right."""
     weights = model(name)
-    logit = weights["bias"] + sum(
-        weight * values.get(key, 0.0) for key, weight in weights.items() if key != "bias"
-    )
+    logit = weights["bias"] + sum(weight * values.get(key, 0.0) for key, weight in weights.items() if key != "bias")
     return 1.0 / (1.0 + math.exp(-max(-30.0, min(30.0, logit))))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from tuili.errors import InputError
 from tuili.knowledge.graph import Entity, Graph
-from tuili.knowledge.link import Role
+from tuili.knowledge.lexicon import Role
 from tuili.knowledge.query import Aggregate, Value, Var
 from tuili.knowledge.records import Edge, normalise
 from tuili.reason.answer import Answer
@@ -279,12 +279,16 @@ def _said(graph: Graph, entity: Entity, owners: Sequence[Entity]) -> str:
 
 
 def _fitting(entities: Sequence[Entity], rest: str, base: Base) -> list[Entity]:
-    """Return the entities that can have what the question asks for, all of them if none surely can."""
+    """Return the entities that can have what the question asks for, else those that can have anything."""
     mentions = base.linker.mentions(rest)
     relations = {mention.value for mention in mentions if mention.role == Role.RELATION}
     kinds = {mention.value for mention in mentions if mention.role == Role.KIND}
-    starts = {start for (start, end), names in base.graph.signatures.items() if relations & set(names) or end in kinds}
-    return [entity for entity in entities if entity.kind in starts] or list(entities)
+    facts = base.graph.signatures.items()
+    asked = {start for (start, end), names in facts if relations & set(names) or end in kinds}
+    for starts in (asked, {start for (start, _), _ in facts}):
+        if fitting := [entity for entity in entities if entity.kind in starts]:
+            return fitting
+    return list(entities)
 
 
 def _quantities(graph: Graph, answer: Answer) -> tuple[dict[str, Value], dict[str, Value]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from tuili.knowledge.graph import Fact, Graph
-from tuili.knowledge.link import Mention, Role
+from tuili.knowledge.lexicon import Mention, Role
 from tuili.knowledge.query import Aggregate, Query
 from tuili.reason.answer import Link, Number, Path, PathEdge
 from tuili.reason.search import Found, Outcome
@@ -31,7 +31,7 @@ def path_edge(
 def paths(graph: Graph, found: Found, parts: Mapping[int, Mapping[str, float]]) -> tuple[Path, ...]:
     """Return one path per answer entity: the facts that support it, weighted."""
     shown = []
-    for number, support in list(found.items())[:MAX_PATHS]:
+    for support in list(found.values())[:MAX_PATHS]:
         edges = tuple(_weighted(graph, fact, parts, support.fit) for fact in dict.fromkeys(support.facts))
         if edges:
             shown.append(Path(edges, support.fit))
@@ -45,9 +45,7 @@ def _weighted(graph: Graph, fact: Fact, parts: Mapping[int, Mapping[str, float]]
     return path_edge(graph, fact)
 
 
-def links(
-    graph: Graph, tokens_text: Sequence[str], mentions: Iterable[Mention], query: Query
-) -> tuple[Link, ...]:
+def links(graph: Graph, tokens_text: Sequence[str], mentions: Iterable[Mention], query: Query) -> tuple[Link, ...]:
     """Return the mentions of entities that the query uses."""
     used = {number for var in query.variables for number in var.ids}
     shown = []
@@ -71,9 +69,7 @@ def wording(graph: Graph, query: Query, outcome: Outcome, names: Sequence[str], 
         entity = graph.entity(next(iter(outcome.found)))
         return f"{entity.name}: {entity.description}" if entity.description else entity.name
     if query.aggregate in (Aggregate.MOST, Aggregate.LEAST):
-        counts = "; ".join(
-            f"{graph.entity(number).name}: {count}" for number, count in outcome.counts.items()
-        )
+        counts = "; ".join(f"{graph.entity(number).name}: {count}" for number, count in outcome.counts.items())
         return f"{', '.join(names)} ({counts})"
     return ", ".join(names)
 

@@ -10,7 +10,8 @@ import re
 from collections.abc import Sequence
 
 from tuili.errors import InputError, TuiliError
-from tuili.knowledge.link import Linker, Mention, Role
+from tuili.knowledge.lexicon import Mention, Role
+from tuili.knowledge.link import Linker
 from tuili.knowledge.query import Value
 from tuili.knowledge.records import Edge
 from tuili.knowledge.text import Token, content_stems, tokenise
@@ -148,7 +149,8 @@ def _with_entity(last: str, bare: str, kinds: set[str], linker: Linker) -> list[
         for mention in linker.mentions(last, tokens)
         if mention.role == Role.ENTITY and mention.how in ("name", "alias")
     ]
-    same = [mention for mention in known if kinds & set(mention.kinds)] or _firm(linker, last, tokens)
+    whole = [mention for mention in known if not any(_is_inside(mention, other) for other in known)]
+    same = [mention for mention in whole if kinds & set(mention.kinds)] or _firm(linker, last, tokens)
 
     def likeness(mention: Mention) -> tuple[int, float]:
         text = last[tokens[mention.start].start : tokens[mention.end - 1].end]
@@ -157,6 +159,14 @@ def _with_entity(last: str, bare: str, kinds: set[str], linker: Linker) -> list[
     best = sorted(same, key=likeness, reverse=True)
     spans = dict.fromkeys((tokens[mention.start].start, tokens[mention.end - 1].end) for mention in best)
     return [f"{last[:start]}{bare}{last[end:]}" for start, end in list(spans)[:MAX_REPLACED]]
+
+
+def _is_inside(mention: Mention, other: Mention) -> bool:
+    return (
+        other.start <= mention.start
+        and mention.end <= other.end
+        and mention.end - mention.start < other.end - other.start
+    )
 
 
 def with_owner(text: str, name: str, owner: str) -> str:

@@ -70,8 +70,7 @@ def presupposed(graph: Graph, query: Query, outcome: Outcome) -> str:
 def _is_predicate(graph: Graph, query: Query, constraint: Constraint) -> bool:
     """Tell whether a constraint ascribes one of a few fixed values, as an adjective does ("keyword-only")."""
     return any(
-        len(graph.members(kind, MAX_ADJECTIVES + 1)) <= MAX_ADJECTIVES
-        for kind in query.var(constraint.object).kinds
+        len(graph.members(kind, MAX_ADJECTIVES + 1)) <= MAX_ADJECTIVES for kind in query.var(constraint.object).kinds
     )
 
 
@@ -94,9 +93,7 @@ def nearest(graph: Graph, query: Query, outcome: Outcome) -> tuple[str, ...]:
                     for number in near.ids[:20]
                     for fact in graph.step(number, constraint.relation, inverse=inverse)[:_MAX_CONSIDERED]
                 }
-                best = process.extract(
-                    normalise(far.label), sorted(names), scorer=fuzz.WRatio, limit=MAX_NEAREST
-                )
+                best = process.extract(normalise(far.label), sorted(names), scorer=fuzz.WRatio, limit=MAX_NEAREST)
                 if best:
                     return tuple(name for name, _, _ in best)
     return ()

@@ -26,8 +26,7 @@ def neural_parts(encoder: Encoder, text: str, candidates: Sequence[str]) -> list
     reference, *embedded = encoder.token_vectors([text, *candidates], truncate=True)
     idf = idf_weights([item.tokens for item in embedded])
     attention = [
-        _attended(item)
-        for item in encoder.cross_attention(text, candidates, layers=ATTENTION_LAYERS, truncate=True)
+        _attended(item) for item in encoder.cross_attention(text, candidates, layers=ATTENTION_LAYERS, truncate=True)
     ]
     strongest = max(attention, default=0.0) or 1.0
     return [

@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 
 from tuili.errors import LimitError
 from tuili.knowledge.graph import Graph
-from tuili.knowledge.link import Linker, Mention, Role
+from tuili.knowledge.lexicon import Mention, Role
+from tuili.knowledge.link import Linker
 from tuili.knowledge.records import normalise
 from tuili.knowledge.text import Token, tokenise
 from tuili.knowledge.values import find_values

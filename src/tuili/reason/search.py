@@ -72,9 +72,7 @@ class Search:
         """Return the entities that variable `name` can be, given all constraints away from `visited`."""
         var = self.query.var(name)
         visited = visited | {name}
-        around = [
-            constraint for constraint in self.query.constraints if self._other(constraint, name, visited)
-        ]
+        around = [constraint for constraint in self.query.constraints if self._other(constraint, name, visited)]
         if var.name == self.query.counted:
             around = []
         generating = [constraint for constraint in around if self._grows(constraint, name, visited)]
@@ -172,9 +170,7 @@ class Search:
             found = {number: support for number, support in base.items() if number not in out}
         return found
 
-    def _reach(
-        self, constraint: Constraint, name: str, visited: frozenset[str], within: Found | None
-    ) -> Found:
+    def _reach(self, constraint: Constraint, name: str, visited: frozenset[str], within: Found | None) -> Found:
         """Return the entities at `name`'s end of a constraint, from the set at its other end."""
         other = self._other(constraint, name, visited)
         start = self._evaluate(other, visited)
@@ -191,9 +187,7 @@ class Search:
         self.outcome.num_expanded += len(reached)
         return reached
 
-    def _step(
-        self, number: int, constraint: Constraint, forward: bool
-    ) -> Iterable[tuple[int, tuple[Fact, ...]]]:
+    def _step(self, number: int, constraint: Constraint, forward: bool) -> Iterable[tuple[int, tuple[Fact, ...]]]:
         relation = self.graph.relations[constraint.relation]
         if constraint.closure:
             yield from self.graph.closure(number, relation.name, inverse=not forward).items()
@@ -203,9 +197,7 @@ class Search:
                 if _passes(fact, constraint.where):
                     yield fact.other(place), (*facts, fact)
 
-    def _places(
-        self, number: int, constraint: Constraint, forward: bool
-    ) -> Iterable[tuple[tuple[Fact, ...], int]]:
+    def _places(self, number: int, constraint: Constraint, forward: bool) -> Iterable[tuple[tuple[Fact, ...], int]]:
         """Yield where facts about `number` may stand: itself, and along the hierarchy they are inherited by."""
         relation = self.graph.relations[constraint.relation]
         yield (), number
@@ -241,16 +233,12 @@ class Search:
             return found
         kinds = set(var.kinds)
         self.graph.entities(found)
-        return {
-            number: support for number, support in found.items() if self.graph.entity(number).kind in kinds
-        }
+        return {number: support for number, support in found.items() if self.graph.entity(number).kind in kinds}
 
     def _most_specific(self, name: str, found: Found) -> Found:
         """Of what several entities reach by a transitive relation, keep what lies nearest to them."""
         shared = [
-            constraint
-            for constraint in self.query.constraints
-            if constraint.closure and constraint.object == name
+            constraint for constraint in self.query.constraints if constraint.closure and constraint.object == name
         ]
         if len(shared) < 2 or len(found) < 2:
             return found

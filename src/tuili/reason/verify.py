@@ -156,11 +156,7 @@ def solve(
     found = (
         []
         if wanted in set(no_solve)
-        else [
-            number
-            for root in _roots(expr, names, wanted)
-            if (number := _evaluate(root, arguments)) is not None
-        ]
+        else [number for root in _roots(expr, names, wanted) if (number := _evaluate(root, arguments)) is not None]
     )
     if not found and _is_implicit(expr, wanted, names):
         found = _search_roots(expr, wanted, values, names)

@@ -46,9 +46,7 @@ class Mix:
 class Weigher:
     """Weighs candidates of one base; `encoder` is loaded on first need, None means words only."""
 
-    def __init__(
-        self, graph: Graph, encoder: Callable[[], Encoder] | None = None, mix: Mix | None = None
-    ) -> None:
+    def __init__(self, graph: Graph, encoder: Callable[[], Encoder] | None = None, mix: Mix | None = None) -> None:
         self.graph = graph
         self.encoder = encoder
         self.mix = mix or Mix()
@@ -81,8 +79,7 @@ class Weigher:
         bags = [_bag(entity) for entity in entities]
         words = content_stems(text)
         idf = {
-            word: math.log((len(bags) + 2) / (sum(_share(word, bag) > 0 for bag in bags) + 1)) + 0.1
-            for word in words
+            word: math.log((len(bags) + 2) / (sum(_share(word, bag) > 0 for bag in bags) + 1)) + 0.1 for word in words
         }
         total = sum(idf.values()) or 1.0
         priors = {}

@@ -37,8 +37,7 @@ def expression_symbols(expr: str, allowed: Set[str], at: str) -> set[str]:
     sides = expr.split("=")
     if len(expr) > MAX_CHARACTERS or len(sides) != 2:
         raise SourceError(
-            f"{at}: the expression {expr[:80]!r} is no equation with one '=' "
-            f"in at most {MAX_CHARACTERS} characters"
+            f"{at}: the expression {expr[:80]!r} is no equation with one '=' in at most {MAX_CHARACTERS} characters"
         )
     used: set[str] = set()
     for side in sides:
@@ -89,7 +88,5 @@ def _check_exponent(node: ast.AST) -> None:
     elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div):
         _check_exponent(node.left)
         _check_exponent(node.right)
-    elif not (
-        isinstance(node, ast.Constant) and isinstance(node.value, int | float) and node.value <= MAX_EXPONENT
-    ):
+    elif not (isinstance(node, ast.Constant) and isinstance(node.value, int | float) and node.value <= MAX_EXPONENT):
         raise ValueError(f"the exponent {ast.unparse(node)[:80]!r} is no number up to {MAX_EXPONENT}")

@@ -18,38 +18,72 @@ BUILT_IN = Path(__file__).parent.parent / "data" / "formulas"
 _NODE_FIELDS = {"at", "id", "name", "aliases", "description"}
 _VALUE = ("value", "how large", "how big", "how much", "what is", "numerical value", "in units of")
 _KINDS = (
-    Kind("quantity", "What can be measured or counted", (
-        "quantity", "physical quantity", "variable", "magnitude", "parameter", "measure")),
-    Kind("formula", "An equation between quantities", (
-        "formula", "equation", "law", "relation", "rule", "principle", "expression", "theorem")),
-    Kind("constant", "A quantity with one fixed value", (
-        "constant", "physical constant", "natural constant")),
-    Kind("material", "A substance with known properties", (
-        "material", "substance", "medium", "metal", "liquid", "gas", "fluid", "solid")),
+    Kind(
+        "quantity",
+        "What can be measured or counted",
+        ("quantity", "physical quantity", "variable", "magnitude", "parameter", "measure"),
+    ),
+    Kind(
+        "formula",
+        "An equation between quantities",
+        ("formula", "equation", "law", "relation", "rule", "principle", "expression", "theorem"),
+    ),
+    Kind("constant", "A quantity with one fixed value", ("constant", "physical constant", "natural constant")),
+    Kind(
+        "material",
+        "A substance with known properties",
+        ("material", "substance", "medium", "metal", "liquid", "gas", "fluid", "solid"),
+    ),
 )
 _RELATIONS = (
     Relation(
-        "is a", "subtype", "A value of this quantity is a value of that", ("quantity",), ("quantity",),
+        "is a",
+        "subtype",
+        "A value of this quantity is a value of that",
+        ("quantity",),
+        ("quantity",),
         ("is a", "is an", "kind of", "type of", "form of", "sort of", "case of", "count as"),
         ("subtype", "kinds", "types", "forms", "special case"),
         transitive=True,
     ),
     Relation(
-        "involves", "involved in", "A formula relates this quantity to others", ("formula",), ("quantity",),
-        ("involve", "contain", "use", "relate", "connect", "link", "need", "depend on", "give", "compute",
-         "calculate"),
-        ("involved in", "used in", "occur in", "appear in", "contained in", "part of", "given by",
-         "computed with", "calculated with"),
+        "involves",
+        "involved in",
+        "A formula relates this quantity to others",
+        ("formula",),
+        ("quantity",),
+        ("involve", "contain", "use", "relate", "connect", "link", "need", "depend on", "give", "compute", "calculate"),
+        (
+            "involved in",
+            "used in",
+            "occur in",
+            "appear in",
+            "contained in",
+            "part of",
+            "given by",
+            "computed with",
+            "calculated with",
+        ),
         qualifiers={"symbol": ("symbol", "letter", "which letter", "what symbol", "written as", "denoted")},
     ),
     Relation(
-        "value of", "has value", "A constant is a value of this quantity", ("constant",), ("quantity",),
-        ("value of", "is a value of", "constant for"), ("has value", "has constant"),
+        "value of",
+        "has value",
+        "A constant is a value of this quantity",
+        ("constant",),
+        ("quantity",),
+        ("value of", "is a value of", "constant for"),
+        ("has value", "has constant"),
         qualifiers={"value": _VALUE, "unit": ("unit", "what unit", "measured in", "dimension")},
     ),
     Relation(
-        "has property", "property of", "A material has this quantity", ("material",), ("quantity",),
-        ("has property", "have", "has"), ("property of",),
+        "has property",
+        "property of",
+        "A material has this quantity",
+        ("material",),
+        ("quantity",),
+        ("has property", "have", "has"),
+        ("property of",),
         qualifiers={"value": _VALUE, "unit": ("unit", "what unit", "measured in", "dimension")},
     ),
 )

@@ -158,8 +158,12 @@ def _term_nodes(ontology: _Ontology) -> Iterator[Node]:
         if key != _ROOT:
             synonyms = {scope: list(_others(term.name, texts)) for scope, texts in term.synonyms.items()}
             yield Node(
-                key, ontology.kinds[key], term.name, term.definition,
-                _others(term.name, [*term.all_synonyms(), *former[key]]), {"synonyms": synonyms},
+                key,
+                ontology.kinds[key],
+                term.name,
+                term.definition,
+                _others(term.name, [*term.all_synonyms(), *former[key]]),
+                {"synonyms": synonyms},
             )
 
 
@@ -352,8 +356,11 @@ def _edge(disease: str, relation: str, term: str, rows: list[_Row], ontology: _O
     data = {"rows": len(rows), **_details(rows, ontology)}
     if relation.endswith("finding") or frequency.text:
         data["frequency"] = {
-            "text": frequency.text, "low": frequency.low, "high": frequency.high,
-            "estimate": frequency.estimate, "class": frequency.name,
+            "text": frequency.text,
+            "low": frequency.low,
+            "high": frequency.high,
+            "estimate": frequency.estimate,
+            "class": frequency.name,
         }
     weight = frequency.estimate if relation == "has finding" else 1.0
     return Edge(disease, relation, term, weight, "; ".join(sorted(references)), data)
@@ -373,8 +380,10 @@ def _pooled(stated: list[_Frequency]) -> _Frequency:
     names = {each.name for each in known}
     return _Frequency(
         "; ".join(dict.fromkeys(each.text for each in known)),
-        min(each.low for each in known), max(each.high for each in known),
-        sum(each.estimate for each in known) / len(known), names.pop() if len(names) == 1 else None,
+        min(each.low for each in known),
+        max(each.high for each in known),
+        sum(each.estimate for each in known) / len(known),
+        names.pop() if len(names) == 1 else None,
     )
 
 

@@ -10,11 +10,30 @@ from tuili.knowledge.records import normalise
 
 _TYPE = re.compile(r",?\s+type\s+(\d{1,2}|[IVX]{1,6})([A-Za-z]?)\b(?!-)", re.ASCII)
 _LAST_NUMBER = re.compile(r"(?<=[a-z)]),?\s+(\d{1,2})([A-Z]?)$", re.ASCII)
-_ENDING = re.compile(
-    r"\s+(?:syndrome|disease)(?=$|\s+(?:type\s+)?(?:\d+|[IVX]+)[A-Z]?$)", re.ASCII | re.IGNORECASE
+_ENDING = re.compile(r"\s+(?:syndrome|disease)(?=$|\s+(?:type\s+)?(?:\d+|[IVX]+)[A-Z]?$)", re.ASCII | re.IGNORECASE)
+_ROMAN = (
+    "",
+    "I",
+    "II",
+    "III",
+    "IV",
+    "V",
+    "VI",
+    "VII",
+    "VIII",
+    "IX",
+    "X",
+    "XI",
+    "XII",
+    "XIII",
+    "XIV",
+    "XV",
+    "XVI",
+    "XVII",
+    "XVIII",
+    "XIX",
+    "XX",
 )
-_ROMAN = ("", "I", "II", "III", "IV", "V", "VI", "VII", "VIII", "IX", "X", "XI", "XII", "XIII", "XIV", "XV",
-          "XVI", "XVII", "XVIII", "XIX", "XX")
 _LOWER_WORD = re.compile(r"\b[a-z]+\b")
 
 
@@ -26,9 +45,7 @@ def distinct(texts: Iterable[str]) -> tuple[str, ...]:
     return tuple(first.values())
 
 
-def free_forms(
-    names: Mapping[str, Iterable[str]], taken: Iterable[str], prose: Iterable[str]
-) -> dict[str, list[str]]:
+def free_forms(names: Mapping[str, Iterable[str]], taken: Iterable[str], prose: Iterable[str]) -> dict[str, list[str]]:
     """Return, for each key, the forms of its names that belong to nothing else.
 
     Args:
@@ -54,9 +71,7 @@ def forms(name: str) -> list[str]:
     """
     numbered = [_TYPE.sub(rf" type {number}\2", name) for number in _notations(_TYPE.search(name))]
     if not numbered:
-        numbers = [
-            word + number for number in _notations(_LAST_NUMBER.search(name)) for word in ("", "type ")
-        ]
+        numbers = [word + number for number in _notations(_LAST_NUMBER.search(name)) for word in ("", "type ")]
         numbered = [_LAST_NUMBER.sub(rf" {number}\2", name) for number in numbers]
     short = [_ENDING.sub("", form) for form in (name, *numbered)]
     return [form for form in distinct([*numbered, *short]) if form != name]

@@ -54,9 +54,7 @@ def read_package(
     return _read(Library(roots), modules, on_progress)
 
 
-def read_stdlib(
-    modules: Sequence[str] | None = None, *, on_progress: Progress | None = None
-) -> Iterator[Record]:
+def read_stdlib(modules: Sequence[str] | None = None, *, on_progress: Progress | None = None) -> Iterator[Record]:
     """Yield what the standard library of the running interpreter offers.
 
     `modules` limits it to some top-level modules. C modules are imported in one subprocess; Python

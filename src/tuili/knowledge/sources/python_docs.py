@@ -88,9 +88,7 @@ def _sentences(doc: str, name: str) -> str:
     quoted = re.compile(rf"[`*'\"]{word}[`*'\"(]|\b{word}\s?=")
     bare = re.compile(rf"(?<![\w.\-]){word}(?![\w\-])")
     sentences = list(_split(doc))
-    picked = [one for one in sentences if quoted.search(one)] or [
-        one for one in sentences if bare.search(one)
-    ]
+    picked = [one for one in sentences if quoted.search(one)] or [one for one in sentences if bare.search(one)]
     return " ".join(picked[:_MAX_SENTENCES])
 
 

@@ -92,9 +92,7 @@ class Library:
     def _condition(self, test: ast.expr) -> bool | None:
         """Tell whether a version or platform test holds here; None if it is about something else."""
         try:
-            return typeshed_client.evaluate_expression_truthiness(
-                test, ctx=self._context, file_path=Path("source.py")
-            )
+            return typeshed_client.evaluate_expression_truthiness(test, ctx=self._context, file_path=Path("source.py"))
         except (LookupError, TypeError, ValueError):
             return None
 

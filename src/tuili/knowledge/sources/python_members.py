@@ -115,11 +115,7 @@ class Index:
             return list(compiled[0])
         names: dict[str, None] = {}
         for facet, table in tables:
-            names |= {
-                name: None
-                for name in table
-                if not facet.is_stub or self._adds(tables[0][0], facet, table[name])
-            }
+            names |= {name: None for name in table if not facet.is_stub or self._adds(tables[0][0], facet, table[name])}
         return list(names)
 
     def _adds(self, runtime: Facet, stub: Facet, member: Found) -> bool:

@@ -142,9 +142,7 @@ class RecordMaker:
     def value(self, entity: Entity) -> Iterator[Record]:
         """Yield a constant, or an attribute where only the objects of a class have the value."""
         facets = entity.typed()
-        annotations = [
-            Written(facet.item.annotation, facet) for facet in facets if facet.item.annotation is not None
-        ]
+        annotations = [Written(facet.item.annotation, facet) for facet in facets if facet.item.annotation is not None]
         if any("attribute" in facet.item.flags for facet in facets):
             yield self.node(entity, "attribute")
             yield from self.types(entity.key, "returns", annotations)
@@ -170,9 +168,7 @@ class RecordMaker:
             data = {"value": known.value} if known.is_plain else {}
             yield Node(key, "literal", known.text, data=data)
 
-    def parameter(
-        self, owner: str, key: str, position: int, one: Merged, docs: list[str]
-    ) -> Iterator[Record]:
+    def parameter(self, owner: str, key: str, position: int, one: Merged, docs: list[str]) -> Iterator[Record]:
         """Yield a parameter with its kind, default and types."""
         annotations = _best(one.annotations)
         data: dict[str, object] = {"position": position, "kind": one.kind, "required": one.required}

@@ -14,12 +14,19 @@ from tuili.knowledge.sources.python_model import (
 )
 
 KINDS = (
-    Kind("module", "A module or package.", ("module", "package", "library", "submodule", "namespace", "library module", "standard library module")),
-    Kind("class", "A class.", ("class", "type", "object type")),
-    Kind("exception", "A class below BaseException.", ("exception", "error", "warning", "exception type", "exception class", "error type", "error class"), parent="class"),
     Kind(
-        "function", "Something that is called by its name.", ("function", "callable", "routine", "procedure")
+        "module",
+        "A module or package.",
+        ("module", "package", "library", "submodule", "namespace", "library module", "standard library module"),
     ),
+    Kind("class", "A class.", ("class", "type", "object type")),
+    Kind(
+        "exception",
+        "A class below BaseException.",
+        ("exception", "error", "warning", "exception type", "exception class", "error type", "error class"),
+        parent="class",
+    ),
+    Kind("function", "Something that is called by its name.", ("function", "callable", "routine", "procedure")),
     Kind("method", "A function of a class.", ("method", "member function"), parent="function"),
     Kind("attribute", "A value that the objects of a class have.", ("attribute", "field", "instance variable")),
     Kind("property", "A computed attribute of the objects of a class.", ("property",), parent="attribute"),
@@ -82,7 +89,7 @@ RELATIONS = (
             "import from",
             "imported from",
         ),
-                subject_through="base class",
+        subject_through="base class",
     ),
     Relation(
         "has parameter",
@@ -161,8 +168,16 @@ RELATIONS = (
             "in the absence of",
         ),
         inverse_words=("default of", "default value of", "default for", "the default in"),
-        nouns=("default value", "preset", "preset value", "fallback", "fallback value", "initial value",
-               "standard value", "default setting"),
+        nouns=(
+            "default value",
+            "preset",
+            "preset value",
+            "fallback",
+            "fallback value",
+            "initial value",
+            "standard value",
+            "default setting",
+        ),
     ),
     Relation(
         "accepts type",
@@ -201,10 +216,32 @@ RELATIONS = (
             "hand back",
             "pass back",
         ),
-        nouns=("return type", "result type", "type of result", "result", "returned type", "return value", "output",
-               "type of the result", "returned value", "return annotation"),
-        inverse_words=("come back from", "come back", "get from", "get back from", "obtained from", "returned from",
-                       "returned by", "result of", "return type of", "produced by", "output of", "given by"),
+        nouns=(
+            "return type",
+            "result type",
+            "type of result",
+            "result",
+            "returned type",
+            "return value",
+            "output",
+            "type of the result",
+            "returned value",
+            "return annotation",
+        ),
+        inverse_words=(
+            "come back from",
+            "come back",
+            "get from",
+            "get back from",
+            "obtained from",
+            "returned from",
+            "returned by",
+            "result of",
+            "return type of",
+            "produced by",
+            "output of",
+            "given by",
+        ),
     ),
     Relation(
         "base class",
@@ -284,8 +321,16 @@ RELATIONS = (
 PARAMETER_KINDS = {
     POSITIONAL_ONLY: (
         "Can be passed by its place only.",
-        ("positional only", "position-only", "by position only", "not by keyword", "only by position",
-         "cannot be passed by keyword", "cannot be given by keyword", "not keyword"),
+        (
+            "positional only",
+            "position-only",
+            "by position only",
+            "not by keyword",
+            "only by position",
+            "cannot be passed by keyword",
+            "cannot be given by keyword",
+            "not keyword",
+        ),
     ),
     POSITIONAL: (
         "Can be passed by its place or by its name.",
@@ -293,9 +338,25 @@ PARAMETER_KINDS = {
     ),
     KEYWORD_ONLY: (
         "Can be passed by its name only.",
-        ("keyword only", "kwonly", "kw-only", "named only", "by keyword only", "by name only", "only by keyword",
-         "only by name", "only as a keyword", "must be given by keyword", "must be passed by keyword", "by keyword",
-         "by name", "cannot be given by position", "cannot be passed by position", "keyword use", "not by position"),
+        (
+            "keyword only",
+            "kwonly",
+            "kw-only",
+            "named only",
+            "by keyword only",
+            "by name only",
+            "only by keyword",
+            "only by name",
+            "only as a keyword",
+            "must be given by keyword",
+            "must be passed by keyword",
+            "by keyword",
+            "by name",
+            "cannot be given by position",
+            "cannot be passed by position",
+            "keyword use",
+            "not by position",
+        ),
     ),
     VARIADIC: (
         "Takes any number of arguments by their place.",
@@ -308,9 +369,24 @@ PARAMETER_KINDS = {
 }
 
 NECESSITIES = {
-    "required": ("Must be given, for want of a default.", ("mandatory", "compulsory", "obligatory", "without a default", "must be given", "must be passed", "needed")),
-    "optional": ("May be left out, for there is a default.", ("with a default", "not required", "omittable", "may be left out", "can be left out", "can be omitted",
-                 "may be omitted", "not needed", "need not be given")),
+    "required": (
+        "Must be given, for want of a default.",
+        ("mandatory", "compulsory", "obligatory", "without a default", "must be given", "must be passed", "needed"),
+    ),
+    "optional": (
+        "May be left out, for there is a default.",
+        (
+            "with a default",
+            "not required",
+            "omittable",
+            "may be left out",
+            "can be left out",
+            "can be omitted",
+            "may be omitted",
+            "not needed",
+            "need not be given",
+        ),
+    ),
 }
 
 

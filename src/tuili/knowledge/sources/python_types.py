@@ -88,9 +88,7 @@ def _members(view: View, module: str, expr: ast.expr, depth: int) -> Iterator[tu
         yield module, expr
 
 
-def _subscript_members(
-    view: View, module: str, expr: ast.Subscript, depth: int
-) -> Iterator[tuple[str, ast.expr]]:
+def _subscript_members(view: View, module: str, expr: ast.Subscript, depth: int) -> Iterator[tuple[str, ast.expr]]:
     name = last_name(expr.value)
     arguments = expr.slice.elts if isinstance(expr.slice, ast.Tuple) else [expr.slice]
     if name in _UNIONS:

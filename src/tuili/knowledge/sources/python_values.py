@@ -71,9 +71,7 @@ def _evaluate(views: tuple[View, View], module: str, expr: ast.expr, depth: int)
     raise _UnknownError
 
 
-def _evaluate_name(
-    views: tuple[View, View], module: str, expr: ast.Name | ast.Attribute, depth: int
-) -> Plain:
+def _evaluate_name(views: tuple[View, View], module: str, expr: ast.Name | ast.Attribute, depth: int) -> Plain:
     """Follow a name to a constant of a module; attributes of classes may be more than their value."""
     view, runtime = views
     found = view.lookup(module, expr)

@@ -25,9 +25,7 @@ _OFFSETS = frozenset({"degree_Celsius", "degree_Fahrenheit"})
 _COPULAS = frozenset("is was are were measures equals weighs be".split())
 _RELATIVE = frozenset("that which who whose where when while".split())
 _ASKING = frozenset("what which how find determine calculate compute".split())
-_BEFORE_ASKED = frozenset(
-    "the its their his a an is are was were much many large great big high long total".split()
-)
+_BEFORE_ASKED = frozenset("the its their his a an is are was were much many large great big high long total".split())
 _NO_EVIDENCE = 0.8
 _SPECIAL = 0.35
 _RARE = 0.8
@@ -84,11 +82,7 @@ class Bindings:
         for index in range(len(values) - 1):
             first, second = values[index], values[index + 1]
             between = self.wording.question[first.value.end : second.value.start]
-            if (
-                first.is_bare
-                or first.in_range
-                or self.readings[index].keys() != self.readings[index + 1].keys()
-            ):
+            if first.is_bare or first.in_range or self.readings[index].keys() != self.readings[index + 1].keys():
                 continue
             if _LISTED.fullmatch(between) and between.strip():
                 if found and index in found[-1]:
@@ -129,9 +123,7 @@ class Bindings:
             rival += 0.5
         unsure = _NO_EVIDENCE * (1.0 - _SHARE * self.base.share[key]) + _RARE * self.base.rarity[key]
         cost = unsure * (1.0 - own[key]) + 1.3 * max(0.0, rival - own[key] - 0.05)
-        special = max(
-            (self.evidence[index].get(below, 0.0) for below in self.base.descendants[key]), default=0.0
-        )
+        special = max((self.evidence[index].get(below, 0.0) for below in self.base.descendants[key]), default=0.0)
         cost += _SPECIAL * (special > self.evidence[index].get(key, 0.0) + 0.2)
         return cost + self._role_cost(index, key)
 
@@ -203,11 +195,7 @@ class Bindings:
         if mention.kind != "name" or at < 1 or words[at - 1].text.casefold() not in _COPULAS:
             return False
         start = at
-        while (
-            start
-            and words[start - 1].text not in ".?!;"
-            and words[start - 1].text.casefold() not in ("and", "if")
-        ):
+        while start and words[start - 1].text not in ".?!;" and words[start - 1].text.casefold() not in ("and", "if"):
             start -= 1
         inside = [other for other in self.wording.of_kind("name") if start <= other.first < at]
         value = words[at].value
@@ -261,9 +249,7 @@ class Bindings:
             return
         at = self.wording.value_at[index]
         beside = {
-            word.stem
-            for word in self.wording.words[max(0, at - 1) : at + 2]
-            if word.value < 0 and len(word.text) > 3
+            word.stem for word in self.wording.words[max(0, at - 1) : at + 2] if word.value < 0 and len(word.text) > 3
         }
         for key in self.readings[index]:
             if beside & self.base.name_stems[key]:
@@ -314,13 +300,9 @@ def magnitude_as(item: Found, quantity: Quantity, wanted: str) -> tuple[float, f
     return _converted(item, unit, quantity, wanted, cost)
 
 
-def _converted(
-    item: Found, unit: str, quantity: Quantity, wanted: str, cost: float
-) -> tuple[float, float] | None:
+def _converted(item: Found, unit: str, quantity: Quantity, wanted: str, cost: float) -> tuple[float, float] | None:
     if "decibel" in (unit, quantity.unit):
-        return (
-            (item.value.magnitude, cost) if unit in ("", "decibel") and quantity.unit == "decibel" else None
-        )
+        return (item.value.magnitude, cost) if unit in ("", "decibel") and quantity.unit == "decibel" else None
     if quantity.is_count and (unit == "" or (unit == "percent" and quantity.unit.startswith("1 /"))):
         return convert(item.value.magnitude, unit, ""), cost + (_PLAIN_COUNT if unit == "" else 0.0)
     if unit == "no" or dimension(unit) != wanted:

@@ -201,9 +201,7 @@ class Search:
         wheres = (self.base.formulas[key].where.values() for key in chain.formulas)
         return any(first in where and second in where for where in wheres)
 
-    def _by_formulas(
-        self, chain: Chain, goal: Goal, rest: tuple[Goal, ...], estimate: float
-    ) -> Iterator[Chain]:
+    def _by_formulas(self, chain: Chain, goal: Goal, rest: tuple[Goal, ...], estimate: float) -> Iterator[Chain]:
         for option in self._options_for(goal.quantity):
             formula, via = option.item.formula, option.item.via
             assert formula is not None  # an option holds its formula
@@ -245,9 +243,7 @@ class Search:
             cost += 0.0 if formula.expr.partition("=")[0].strip() == formula.symbol(via) else _INVERSE
             if not told:
                 cost += _RIVAL * max(0.0, best[formula.topic] - 0.3)
-                cost += _SHAPE_RIVAL * (
-                    formula.topic == "geometry" and self._is_other_shape(formula, formulas)
-                )
+                cost += _SHAPE_RIVAL * (formula.topic == "geometry" and self._is_other_shape(formula, formulas))
             needs = tuple(
                 Goal(other, (), formula.defaults.get(symbol, ""), self.scene.is_told(formula))
                 for symbol, other in formula.where.items()
@@ -312,9 +308,7 @@ class Search:
 
 
 def _with(chain: Chain, item: Resolution, gain: float = 0.0) -> Chain:
-    return replace(
-        chain, cost=chain.cost + item.cost - gain, resolved={**chain.resolved, item.quantity: item}
-    )
+    return replace(chain, cost=chain.cost + item.cost - gain, resolved={**chain.resolved, item.quantity: item})
 
 
 def _order_cost(resolved: Mapping[str, Resolution]) -> float:
@@ -334,8 +328,11 @@ def _order_cost(resolved: Mapping[str, Resolution]) -> float:
 
 def _num_mixed(resolved: Mapping[str, Resolution]) -> int:
     """Count the values of first things that stand nearest to a value of a second thing, and the reverse."""
-    placed = [(key.partition("_"), item.position) for key, item in resolved.items()
-              if key.partition("_")[0] in ORDINALS and item.position >= 0]
+    placed = [
+        (key.partition("_"), item.position)
+        for key, item in resolved.items()
+        if key.partition("_")[0] in ORDINALS and item.position >= 0
+    ]
     mixed = 0
     for (prefix, _, rest), place in placed:
         others = [(abs(place - other), name[0]) for name, other in placed if name[2] != rest]

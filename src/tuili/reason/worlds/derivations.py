@@ -96,9 +96,7 @@ def derive(
     slots = asked.slots()
     if not slots or not (memory or _is_quantitative(wording)):
         return _nothing_asked(question, base, wording, asked)
-    return _Solver(question, base, wording, bindings, similarity, _remembered(base, memory or {})).solve(
-        slots
-    )
+    return _Solver(question, base, wording, bindings, similarity, _remembered(base, memory or {})).solve(slots)
 
 
 def _nothing_asked(question: str, base: Formulary, wording: Wording, asked: Asked) -> Derivation | None:
@@ -164,9 +162,7 @@ class _Solver:
         solved: list[Solved] = []
         for position, slot in enumerate(slots):
             is_last = position == len(slots) - 1
-            result = self._conversion(slot) or self._solve_slot(
-                slot, 1.0 if is_last else _PATIENCE_BEFORE_LAST
-            )
+            result = self._conversion(slot) or self._solve_slot(slot, 1.0 if is_last else _PATIENCE_BEFORE_LAST)
             if result is None:
                 continue
             solved.append(result)
@@ -189,15 +185,11 @@ class _Solver:
         if not (_CONVERSION.search(self._marked(index)) or "degree_" in slot.unit):
             return None
         readings = self.bindings.readings[index]
-        key = min(
-            readings, key=lambda each: (len(self.base.ancestors[each]), self.base.rarity[each]), default=""
-        )
+        key = min(readings, key=lambda each: (len(self.base.ancestors[each]), self.base.rarity[each]), default="")
         if not key:
             return None
         step = Step("unit conversion", "", {}, "", key, readings[key][0], self.base.quantities[key].unit, "")
-        return Solved(
-            slot, Chain(key, _CONVERSION_COST, (), {}, frozenset({index})), (step,), readings[key][0]
-        )
+        return Solved(slot, Chain(key, _CONVERSION_COST, (), {}, frozenset({index})), (step,), readings[key][0])
 
     def _marked(self, index: int) -> str:
         """Return the question with "#" for a value."""
@@ -205,9 +197,7 @@ class _Solver:
         return f"{self.question[: value.start]}#{self.question[value.end :]}"
 
     def _solve_slot(self, slot: Slot, patience: float) -> Solved | None:
-        scene = Scene(
-            self.base, self.wording, self.bindings, self.earlier, self.remembered, self.meanings, patience
-        )
+        scene = Scene(self.base, self.wording, self.bindings, self.earlier, self.remembered, self.meanings, patience)
         search = Search(scene, slot.candidates)
         complete: list[Solved] = []
         incomplete: Chain | None = None
@@ -246,17 +236,13 @@ class _Solver:
             self.rejected.append((best.chain, "a formula that fits the words better lacks a quantity"))
             return Solved(slot, incomplete)
         margin = complete[1].chain.cost - best.chain.cost if len(complete) > 1 else 3.0
-        self.rejected += [
-            (other.chain, "its formulas and bindings fit the words less") for other in complete[1:]
-        ]
+        self.rejected += [(other.chain, "its formulas and bindings fit the words less") for other in complete[1:]]
         return Solved(slot, best.chain, best.steps, best.magnitude, margin)
 
     def _reranked(self, complete: list[Solved]) -> list[Solved]:
         """Order by cost; where the best are close, let the meaning of their formulas decide."""
         complete = sorted(complete, key=lambda item: item.chain.cost)
-        close = [item for item in complete if item.chain.cost - complete[0].chain.cost < _TIE][
-            :_MOST_COMPARED
-        ]
+        close = [item for item in complete if item.chain.cost - complete[0].chain.cost < _TIE][:_MOST_COMPARED]
         if self.similarity is None or len(close) < 2:
             return complete
         texts = [
@@ -283,9 +269,7 @@ class _Solver:
                 missing=("a formula",),
                 reason="no chain of formulas leads to the quantity asked for",
             )
-        missing = tuple(
-            dict.fromkeys(self.base.quantities[key].name for item in failed for key in item.chain.missing)
-        )
+        missing = tuple(dict.fromkeys(self.base.quantities[key].name for item in failed for key in item.chain.missing))
         return Derivation(
             self.question,
             query,
@@ -298,18 +282,14 @@ class _Solver:
             paths=tuple(path_of(self.base, self.wording, item.chain, item.steps) for item in done),
             pruned=tuple(pruned_of(self.base, chain, reason) for chain, reason in self.rejected[:8]),
             unused=_texts(self.wording, used),
-            assumptions=tuple(
-                dict.fromkeys(text for item in done for text in _assumptions(self.base, item.chain))
-            ),
+            assumptions=tuple(dict.fromkeys(text for item in done for text in _assumptions(self.base, item.chain))),
             results={
                 key: Value(magnitude, self.base.quantities[key].unit, f"{magnitude:g}")
                 for key, magnitude in self._known(done).items()
             },
             features=_features(self.wording, solved, used),
             missing=missing,
-            nearest=tuple(
-                self.base.formulas[key].name for item in failed for key in sorted(item.chain.formulas)
-            ),
+            nearest=tuple(self.base.formulas[key].name for item in failed for key in sorted(item.chain.formulas)),
             reason=f"missing: {', '.join(missing)}" if missing else "",
         )
 
@@ -332,7 +312,6 @@ class _Solver:
         return Number(turn(magnitude, quantity.unit, wanted), wanted)
 
 
-
 def _bound(complete: Sequence[Solved], incomplete: Chain | None) -> float:
     costs = [item.chain.cost + _WIDTH for item in complete] + (
         [incomplete.cost + _MISSING_MARGIN] if incomplete else []
@@ -341,15 +320,12 @@ def _bound(complete: Sequence[Solved], incomplete: Chain | None) -> float:
 
 
 def _meanings(solved: Sequence[Solved]) -> dict[int, str]:
-    return {
-        item.value: key for each in solved for key, item in each.chain.resolved.items() if item.value >= 0
-    }
+    return {item.value: key for each in solved for key, item in each.chain.resolved.items() if item.value >= 0}
 
 
 def _query(base: Formulary, wording: Wording, meanings: Mapping[int, str], targets: Sequence[str]) -> Query:
     variables = [
-        _variable(base, f"x{index}", key, wording.values[index].value)
-        for index, key in sorted(meanings.items())
+        _variable(base, f"x{index}", key, wording.values[index].value) for index, key in sorted(meanings.items())
     ]
     variables += [_variable(base, f"y{index}", key, None) for index, key in enumerate(targets)]
     return Query(
@@ -401,8 +377,6 @@ def _features(wording: Wording, solved: Sequence[Solved], used: set[int]) -> dic
         "num_steps": float(sum(len(item.steps) for item in solved)),
         "num_unused": float(sum(index not in used for index in values)),
         "share_used": sum(index in used for index in values) / len(values) if values else 1.0,
-        "num_defaults": float(
-            sum(item.how == "default" for chain in chains for item in chain.resolved.values())
-        ),
+        "num_defaults": float(sum(item.how == "default" for chain in chains for item in chain.resolved.values())),
         "num_missing": float(sum(len(chain.missing) for chain in chains)),
     }

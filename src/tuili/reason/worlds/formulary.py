@@ -155,10 +155,7 @@ class Formulary:
         most: dict[tuple[str, bool, bool], int] = {}
         for key, number in counts.items():
             most[self._sort(key)] = max(number, most.get(self._sort(key), 1))
-        rarity = {
-            key: 1.0 - math.log1p(number) / math.log1p(most[self._sort(key)])
-            for key, number in counts.items()
-        }
+        rarity = {key: 1.0 - math.log1p(number) / math.log1p(most[self._sort(key)]) for key, number in counts.items()}
         for key, quantity in self.quantities.items():
             if quantity.parent in rarity and (quantity.role or key.partition("_")[0] in ORDINALS):
                 rarity[key] = min(rarity[key], rarity[quantity.parent] + _SIDE_RARITY)
@@ -168,8 +165,7 @@ class Formulary:
     def _uses(self) -> dict[str, int]:
         """In how many formulas each quantity is, its special cases included."""
         return {
-            key: sum(len(self.formulas_of[each]) for each in (key, *self.descendants[key]))
-            for key in self.quantities
+            key: sum(len(self.formulas_of[each]) for each in (key, *self.descendants[key])) for key in self.quantities
         }
 
     @cached_property
@@ -205,9 +201,7 @@ class Formulary:
             alike.setdefault(kinds, []).append(formula.id)
         found = {}
         for each in alike.values():
-            ranked = sorted(
-                each, key=lambda key: sum(self.rarity[q] for q in self.formulas[key].where.values())
-            )
+            ranked = sorted(each, key=lambda key: sum(self.rarity[q] for q in self.formulas[key].where.values()))
             for key in ranked:
                 formula = self.formulas[key]
                 is_ratio = len({self.dimensions[q] for q in formula.where.values()}) == 1
@@ -222,9 +216,7 @@ class Formulary:
     def name_stems(self) -> dict[str, frozenset[str]]:
         """The stems of the words in each quantity's names."""
         return {
-            key: frozenset(
-                stem(word) for name in quantity.names for word in normalise(name).split() if len(word) > 3
-            )
+            key: frozenset(stem(word) for name in quantity.names for word in normalise(name).split() if len(word) > 3)
             for key, quantity in self.quantities.items()
         }
 
@@ -232,9 +224,7 @@ class Formulary:
     def vocabulary(self) -> dict[str, frozenset[str]]:
         """The stems of the words that tell of each formula: its name, description and scenario."""
         return {
-            formula.id: frozenset(
-                content_stems(" ".join((formula.name, formula.description, *formula.scenario)))
-            )
+            formula.id: frozenset(content_stems(" ".join((formula.name, formula.description, *formula.scenario))))
             for formula in self.formulas.values()
         }
 

@@ -44,16 +44,11 @@ def rank(graph: Graph, query: Query, limit: int = MAX_RANKED) -> list[Hypothesis
     ]
     support = {index: _support(graph, query, constraint) for index, constraint in enumerate(evidence)}
     kinds = set(query.var(query.targets[0]).kinds)
-    entities = {
-        number for facts in support.values() for number in facts if graph.entity(number).kind in kinds
-    }
+    entities = {number for facts in support.values() for number in facts if graph.entity(number).kind in kinds}
     scored = [_score(graph, number, support) for number in sorted(entities)]
     total = _log_sum([score for score, *_ in scored])
     ranked = sorted(scored, key=lambda item: (-item[0], graph.entity(item[1]).name))
-    return [
-        Hypothesis(number, math.exp(score - total), facts, parts)
-        for score, number, facts, parts in ranked[:limit]
-    ]
+    return [Hypothesis(number, math.exp(score - total), facts, parts) for score, number, facts, parts in ranked[:limit]]
 
 
 def _support(graph: Graph, query: Query, constraint: Constraint) -> dict[int, Fact]:
@@ -61,9 +56,7 @@ def _support(graph: Graph, query: Query, constraint: Constraint) -> dict[int, Fa
     relation = graph.relations[constraint.relation]
     best: dict[int, Fact] = {}
     for number in query.var(constraint.object).ids:
-        below = (
-            graph.closure(number, relation.object_through, inverse=True) if relation.object_through else {}
-        )
+        below = graph.closure(number, relation.object_through, inverse=True) if relation.object_through else {}
         for place in (number, *below):
             for fact in graph.step(place, relation.name, inverse=True):
                 known = best.get(fact.subject)
@@ -90,9 +83,7 @@ def _score(
 
 def _documented(graph: Graph, number: int) -> float:
     """Return how many sources speak of a hypothesis: what is reported often is likelier to be met."""
-    return float(
-        len({source for fact in graph.facts(number) for source in fact.source.split("; ") if source})
-    )
+    return float(len({source for fact in graph.facts(number) for source in fact.source.split("; ") if source}))
 
 
 def _log_sum(scores: Sequence[float]) -> float:

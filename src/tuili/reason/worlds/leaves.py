@@ -115,16 +115,12 @@ class Leaves:
 
     def _differences(self, key: str) -> Iterator[Resolution]:
         """Yield the width of a range: "from the 3 m mark to the 18 m mark"."""
-        if self.base.quantities[key].role or (
-            key != self.base.general_of(key) and key not in self.scene.named
-        ):
+        if self.base.quantities[key].role or (key != self.base.general_of(key) and key not in self.scene.named):
             return
         values, readings = self.scene.wording.values, self.scene.bindings.readings
         for index in range(len(values) - 1):
             first, second = values[index], values[index + 1]
-            is_range = (
-                first.in_range and second.in_range and (first.role, second.role) == ("initial", "final")
-            )
+            is_range = first.in_range and second.in_range and (first.role, second.role) == ("initial", "final")
             if is_range and key in readings[index] and key in readings[index + 1]:
                 width = readings[index + 1][key][0] - readings[index][key][0]
                 yield Resolution(
@@ -145,9 +141,7 @@ class Leaves:
                 cost, place = self.scene.zeros[via]
                 yield Resolution("zero", key, via, cost + (0.3 if via != key else 0.0), 0.0, position=place)
 
-    def _known_before(
-        self, key: str, how: str, known: Mapping[str, float], cost: float
-    ) -> Iterator[Resolution]:
+    def _known_before(self, key: str, how: str, known: Mapping[str, float], cost: float) -> Iterator[Resolution]:
         for via, magnitude in known.items():
             extra = self.coercion(via, key)
             if extra is not None:
@@ -209,9 +203,7 @@ class Leaves:
             yield Resolution("constant", key, key, cost, known=self.base.constants_of[key])
         if goal.default in self.base.constants:
             known = self.base.constants[goal.default]
-            yield Resolution(
-                "default", key, key, self.default_cost(known.quantity, goal.is_told), known=known
-            )
+            yield Resolution("default", key, key, self.default_cost(known.quantity, goal.is_told), known=known)
 
     def default_cost(self, quantity: str, is_told: bool) -> float:
         """What a formula's own constant costs: little if the question's words tell of either."""

@@ -90,9 +90,7 @@ def depends_on_givens(base: Formulary, chain: Chain, magnitude: float) -> bool:
     return True
 
 
-def _value(
-    base: Formulary, chain: Chain, key: str, known: dict[str, float], steps: list[Step]
-) -> float | None:
+def _value(base: Formulary, chain: Chain, key: str, known: dict[str, float], steps: list[Step]) -> float | None:
     if key in known:
         return known[key]
     item = chain.resolved[key]
@@ -173,8 +171,7 @@ def path_of(base: Formulary, wording: Wording, chain: Chain, steps: Sequence[Ste
     edges = tuple(_edges(base, wording, chain))
     if not edges:
         edges = tuple(
-            PathEdge(step.formula, "gives", base.quantities[step.quantity].name, source=step.source)
-            for step in steps
+            PathEdge(step.formula, "gives", base.quantities[step.quantity].name, source=step.source) for step in steps
         )
     return Path(edges, math.exp(-max(0.0, chain.cost) / 4))
 
@@ -203,9 +200,7 @@ def _edges(base: Formulary, wording: Wording, chain: Chain) -> Iterator[PathEdge
         elif item.how == "zero":
             yield PathEdge("0", "is the", name, math.exp(-item.cost), {}, "question")
         else:
-            yield PathEdge(
-                f"{item.magnitude:g}", f"is the {item.how}", name, math.exp(-item.cost), {}, "conversation"
-            )
+            yield PathEdge(f"{item.magnitude:g}", f"is the {item.how}", name, math.exp(-item.cost), {}, "conversation")
 
 
 def _formula_edges(base: Formulary, item: Resolution, name: str) -> Iterator[PathEdge]:
@@ -231,10 +226,5 @@ def _formula_edges(base: Formulary, item: Resolution, name: str) -> Iterator[Pat
 
 def pruned_of(base: Formulary, chain: Chain, reason: str) -> Pruned:
     """Return a chain that was not taken, with the reason."""
-    names = (
-        ", ".join(base.formulas[key].name for key in sorted(chain.formulas))
-        or base.quantities[chain.target].name
-    )
-    return Pruned(
-        f"{base.quantities[chain.target].name} by {names}", math.exp(-max(0.0, chain.cost) / 4), reason
-    )
+    names = ", ".join(base.formulas[key].name for key in sorted(chain.formulas)) or base.quantities[chain.target].name
+    return Pruned(f"{base.quantities[chain.target].name} by {names}", math.exp(-max(0.0, chain.cost) / 4), reason)

@@ -46,14 +46,10 @@ class Scene:
     @cached_property
     def materials(self) -> list[tuple[str, int, int]]:
         """Materials named in the question, with first and last token; the longest name at each place."""
-        mentions = sorted(
-            self.wording.of_kind("material"), key=lambda item: (item.first, item.first - item.last)
-        )
+        mentions = sorted(self.wording.of_kind("material"), key=lambda item: (item.first, item.first - item.last))
         found: list[tuple[str, int, int]] = []
         for mention in mentions:
-            if mention.fit > 0.8 and (
-                not found or mention.first > found[-1][2] or mention.span == found[-1][1:]
-            ):
+            if mention.fit > 0.8 and (not found or mention.first > found[-1][2] or mention.span == found[-1][1:]):
                 found.append((mention.ref, mention.first, mention.last))
         return found
 

@@ -15,16 +15,11 @@ from tuili.reason.worlds.formulary import Formulary
 from tuili.reason.worlds.wording import Mention, Word, Wording
 
 _QUESTION_WORDS = frozenset("what which how where when whats".split())
-_COMMANDS = frozenset(
-    "find determine calculate compute estimate obtain evaluate derive convert work state".split()
-)
+_COMMANDS = frozenset("find determine calculate compute estimate obtain evaluate derive convert work state".split())
 _SUBORDINATE = frozenset(
-    "if when whose while after that since because although as given knowing under "
-    "once until before who".split()
+    "if when whose while after that since because although as given knowing under once until before who".split()
 )
-_ARTICLES = frozenset(
-    "a an the its their his her my then also first total great large big much is are was".split()
-)
+_ARTICLES = frozenset("a an the its their his her my then also first total great large big much is are was".split())
 _STEM = 6
 _BARE_COUNT = 1.4
 _ENDS = ".?;!"
@@ -74,11 +69,7 @@ class Asked:
 
     def _zones(self) -> list[tuple[int, int]]:
         starts = [index for index in range(len(self.words)) if self._is_trigger(index)]
-        starts = [
-            start
-            for position, start in enumerate(starts)
-            if position == 0 or start - starts[position - 1] > 1
-        ]
+        starts = [start for position, start in enumerate(starts) if position == 0 or start - starts[position - 1] > 1]
         zones = []
         for position, start in enumerate(starts):
             end = starts[position + 1] if position + 1 < len(starts) else len(self.words)
@@ -121,19 +112,10 @@ class Asked:
             attached = self._is_attached(mention)
             if attached and mention.first > start + 3:
                 continue
-            if (
-                rank
-                and not attached
-                and not self._is_subordinate(start, mention.first)
-                and self._is_joined(mention)
-            ):
+            if rank and not attached and not self._is_subordinate(start, mention.first) and self._is_joined(mention):
                 slots.append(slot := Slot(label=self._text(mention.first, end), start=mention.first))
                 rank = 0
-            cost = (
-                0.45 * rank
-                + (1.3 if attached else 0.0)
-                + (0.6 if self._is_subordinate(start, mention.first) else 0)
-            )
+            cost = 0.45 * rank + (1.3 if attached else 0.0) + (0.6 if self._is_subordinate(start, mention.first) else 0)
             slot.add(mention.ref, self._name_cost(mention) + cost)
             rank += not self._shares_span(mention)
         if min(slot.candidates.values(), default=9.0) > 1.0:
@@ -162,22 +144,16 @@ class Asked:
     def _add_pronoun(self, slot: Slot, start: int, end: int) -> None:
         """Take "how high is it at the end" to ask for the quantity named last."""
         before = [mention for mention in self.names if mention.last < start]
-        if before and any(
-            word.text.casefold() == "it" for word in self.words[start + 1 : min(start + 5, end)]
-        ):
+        if before and any(word.text.casefold() == "it" for word in self.words[start + 1 : min(start + 5, end)]):
             slot.add(before[-1].ref, 0.9)
 
     def _is_known_value_word(self, word: Word) -> bool:
         """Tell whether a word belongs to a value, or is in a name that does."""
         at = self.words.index(word)
-        following = [
-            other for other in self.words[at + 1 : at + 4] if other.text.casefold() not in ("of", "=", "is")
-        ]
+        following = [other for other in self.words[at + 1 : at + 4] if other.text.casefold() not in ("of", "=", "is")]
         if self.words[at - 1].value >= 0 or (following and following[0].value >= 0):
             return True
-        return any(
-            mention.first <= at <= mention.last and self._is_attached(mention) for mention in self.names
-        )
+        return any(mention.first <= at <= mention.last and self._is_attached(mention) for mention in self.names)
 
     def _is_bare_count(self, mention: Mention) -> bool:
         """Tell whether a question phrase is a mere "how many", which asks for whatever follows."""
@@ -225,9 +201,7 @@ class Asked:
             return True
         for index, near in enumerate(self.evidence):
             at = self.wording.value_at[index]
-            gap = (
-                self.words[mention.last + 1 : at] if mention.last < at else self.words[at + 1 : mention.first]
-            )
+            gap = self.words[mention.last + 1 : at] if mention.last < at else self.words[at + 1 : mention.first]
             if near.get(mention.ref, 0.0) < 0.75 or len(gap) > 4 or any(word.text in ",;.?!" for word in gap):
                 continue
             if mention.last < at and any(word.text == ":" for word in gap):
@@ -305,9 +279,7 @@ class Asked:
             inside = mention.first >= clause
             cost = 0.0 if inside else 0.35 + 0.1 * min(3, mention.first)
             if inside and slot.candidates and self._is_joined(mention) and slot.start:
-                slots.append(
-                    slot := Slot(start=mention.first, label=self._text(mention.first, len(self.words)))
-                )
+                slots.append(slot := Slot(start=mention.first, label=self._text(mention.first, len(self.words))))
             elif inside and not slot.start:
                 slot.start = max(1, mention.first)
             slot.add(mention.ref, self._name_cost(mention) + cost)
@@ -315,9 +287,7 @@ class Asked:
             if self.wording.sentence_of[mention.first] == last:
                 slot.add(mention.ref, 0.3 + 0.8 * (1 - mention.fit))
         for unit, at in self.units:
-            self._limit(
-                [each for each in slots if each.start <= max(at, 1)][-1] if len(slots) > 1 else slots[0], unit
-            )
+            self._limit([each for each in slots if each.start <= max(at, 1)][-1] if len(slots) > 1 else slots[0], unit)
         if not slots[0].candidates:
             self._add_free_units(slots[0])
         if not slots[0].candidates and self.readings:
@@ -335,9 +305,7 @@ class Asked:
         marks = [index for index in marks if index < trailing - 0]
         while marks:
             start = marks.pop() + 1
-            if any(start <= mention.first for mention in self.names) or any(
-                start <= at for _unit, at in self.units
-            ):
+            if any(start <= mention.first for mention in self.names) or any(start <= at for _unit, at in self.units):
                 return self._with_joined(start)
         return 0
 
@@ -362,9 +330,7 @@ def _asked_units(wording: Wording) -> list[tuple[Unit, int]]:
     """Units without a number after "how many", "in" or at a question's end, with their tokens."""
     found = []
     for unit, start in find_units(wording.question):
-        at = next(
-            (index for index, word in enumerate(wording.words) if word.start >= start and word.value < 0), -1
-        )
+        at = next((index for index, word in enumerate(wording.words) if word.start >= start and word.value < 0), -1)
         if at < 0:
             continue
         before = [word.text.casefold() for word in wording.words[max(0, at - 3) : at]]

@@ -84,9 +84,7 @@ class Lexicon:
             for each in stems:
                 self.formula_words.setdefault(each, set()).add(key)
         most = math.log1p(len(base.formulas))
-        self.rarity = {
-            each: max(0.0, 1.0 - math.log1p(len(keys)) / most) for each, keys in self.formula_words.items()
-        }
+        self.rarity = {each: max(0.0, 1.0 - math.log1p(len(keys)) / most) for each, keys in self.formula_words.items()}
 
     def mentions(self, words: Sequence[Word]) -> Iterator[Mention]:
         """Yield every phrase that occurs in a question."""
@@ -124,9 +122,7 @@ def _phrases(base: Formulary) -> Iterator[Phrase]:
         ):
             yield from _made(texts, kind, quantity.id)
         yield from _turned(quantity.names, quantity.id)
-        counted = (
-            name.removeprefix("number of ") for name in quantity.names if name.startswith("number of ")
-        )
+        counted = (name.removeprefix("number of ") for name in quantity.names if name.startswith("number of "))
         yield from _made((f"how many {name}" for name in counted), "ask", quantity.id)
     for formula in base.formulas.values():
         yield from _made(formula.scenario, "scenario", formula.id)
@@ -176,30 +172,20 @@ def _match(phrase: Phrase, words: Sequence[Word], start: int) -> Mention | None:
             continue
         is_loose = phrase.kind == "ask" or (phrase.kind == "name" and len(phrase.stems) > 2)
         found = _find(wanted, words, position, _WIDEST_GAP if phrase.kind == "ask" else 2, is_loose)
-        if (
-            found < 0
-            and phrase.kind == "ask"
-            and index == len(phrase.stems) - 1
-            and wanted in _DROPPED
-            and index > 1
-        ):
+        if found < 0 and phrase.kind == "ask" and index == len(phrase.stems) - 1 and wanted in _DROPPED and index > 1:
             return Mention(phrase.kind, phrase.ref, start, position - 1, fit * 0.8, index, True)
         if found < 0:
             return None
         gaps += found - position
         fit *= _closeness(phrase.words[index], words[found])
         position = found + 1
-    return Mention(
-        phrase.kind, phrase.ref, start, position - 1, fit * 0.93**gaps, len(phrase.stems), gaps > 1
-    )
+    return Mention(phrase.kind, phrase.ref, start, position - 1, fit * 0.93**gaps, len(phrase.stems), gaps > 1)
 
 
 def _skip_to(phrase: Phrase, index: int, words: Sequence[Word], position: int) -> tuple[int, float]:
     """Skip the noun phrase that a placeholder stands for; returns the next position, or -1."""
     if index + 1 == len(phrase.stems):
-        return (
-            (position + 1, 1.0) if position < len(words) and not words[position].is_mark else (position, 0.9)
-        )
+        return (position + 1, 1.0) if position < len(words) and not words[position].is_mark else (position, 0.9)
     following = phrase.stems[index + 1]
     for width in range(1, _WIDEST_PLACEHOLDER + 1):
         at = position + width
@@ -286,8 +272,7 @@ def _without_shadowed(found: list[Mention]) -> list[Mention]:
     kept = []
     for mention in found:
         covered = mention.kind in ("name", "cue") and any(
-            first <= mention.first and mention.last <= last and (first, last) != mention.span
-            for first, last in spans
+            first <= mention.first and mention.last <= last and (first, last) != mention.span for first, last in spans
         )
         if not covered:
             kept.append(mention)
