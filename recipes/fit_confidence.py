@@ -38,11 +38,15 @@ L2 = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """An answer that is given if it is sure enough: what is known of it, and whether it is right."""
+    """An answer that is given if it is sure enough: what is known of it, and whether it is right.
+
+    `refused`: no answer is given, however sure it is, as something is lacking.
+    """
 
     question: Question
     features: dict[str, float]
     right: bool
+    refused: bool
 
 
 @contextlib.contextmanager
@@ -61,13 +65,14 @@ def sort_of(asked: Asked) -> str:
 
 
 def collect(reasoner: Reasoner, questions: Sequence[Question]) -> dict[str, list[Row]]:
-    """Return the rows of each sort of answer; what is refused however sure it is tells nothing of sureness."""
+    """Return the rows of each sort of answer."""
     with every_answer():
         asked = ask_all(reasoner, questions, "questions")
     rows: dict[str, list[Row]] = {sort: [] for sort in SORTS}
     for one in asked:
-        if one.answer.features and not one.answer.abstained:
-            rows[sort_of(one)].append(Row(one.question, dict(one.answer.features), one.right))
+        refused = one.answer.abstained or not one.answer.features
+        row = Row(one.question, dict(one.answer.features), one.right and not refused, refused)
+        rows[sort_of(one)].append(row)
     return rows
 
 
@@ -95,25 +100,26 @@ def out_of_fold(rows: Sequence[Row], names: Sequence[str], l2: float) -> np.ndar
     return found
 
 
-def report(sort: str, rows: Sequence[Row], probabilities: np.ndarray) -> None:
-    """Print calibration, and what each threshold gives up and gains."""
+def report(sort: str, rows: Sequence[Row], refused: Sequence[Row], probabilities: np.ndarray) -> None:
+    """Print calibration, and what each threshold gives up and gains, over refused questions too."""
     labels = np.array([float(row.right) for row in rows])
     answerable = np.array([row.question.answerable for row in rows])
-    brier = float(np.mean((probabilities - labels) ** 2))
+    num_answerable = answerable.sum() + sum(row.question.answerable for row in refused)
+    num_others = len(rows) + len(refused) - num_answerable
+    print(f"{sort}: {len(rows)} answers and {len(refused)} refusals, {labels.mean():.3f} of the answers right")
     print(
-        f"{sort}: {len(rows)} answers, {labels.mean():.3f} right; out of fold: "
-        f"ECE {ece(probabilities, labels):.3f}, Brier {brier:.3f} "
-        f"(base rate {float(np.mean((labels.mean() - labels) ** 2)):.3f})"
+        f"out of fold: ECE {ece(probabilities, labels):.3f}, Brier {np.mean((probabilities - labels) ** 2):.3f} "
+        f"(base rate {np.mean((labels.mean() - labels) ** 2):.3f})"
     )
     print("threshold  right of answerable  right of answered  unanswerable abstained")
     for threshold in np.arange(0.1, 1.0, 0.1):
         given = probabilities >= threshold
-        shares = (
-            labels[given & answerable].sum() / max(answerable.sum(), 1),
-            labels[given].mean() if given.any() else 0.0,
-            np.mean(~given[~answerable]) if (~answerable).any() else 0.0,
+        right = labels[given].sum()
+        wrongly_given = (given & ~answerable).sum()
+        print(
+            f"{threshold:9.1f}  {right / max(num_answerable, 1):19.3f}  {right / max(given.sum(), 1):17.3f}"
+            f"  {1 - wrongly_given / max(num_others, 1):22.3f}"
         )
-        print(f"{threshold:9.1f}  {shares[0]:19.3f}  {shares[1]:17.3f}  {shares[2]:22.3f}")
 
 
 def main() -> None:
@@ -127,12 +133,14 @@ def main() -> None:
     questions = [one for one in development() if not options.base or one.kb in options.base]
     rows_of = collect(Reasoner(), questions)
     fitted = json.loads(OUT.read_text(encoding="utf-8")) if OUT.is_file() else {}
-    for sort, rows in rows_of.items():
+    for sort, collected in rows_of.items():
+        rows = [row for row in collected if not row.refused]
         if len(rows) < MIN_ROWS or len({row.right for row in rows}) < 2:
             say(f"{sort}: {len(rows)} answers are too few, its weights stay")
             continue
         names = names_of(rows)
-        report(sort, rows, out_of_fold(rows, names, options.l2))
+        refused = [row for row in collected if row.refused]
+        report(sort, rows, refused, out_of_fold(rows, names, options.l2))
         *weights, bias = (round(float(weight), 4) for weight in fit_labels(*matrix(rows, names), options.l2))
         fitted[sort] = {"bias": bias, **dict(zip(names, weights, strict=True))}
     described = environment()

@@ -16,7 +16,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 TABLE = re.compile(
-    r"(<!-- (?P<form>table|grid): (?P<file>[\w-]+)(?P<words>[^>]*?) -->\n)(.*?)(<!-- end of table -->)", re.DOTALL
+    r"(?P<begin><!-- (?P<form>table|grid): (?P<file>[\w-]+)(?P<words>[^>]*?) -->\n).*?(?P<end><!-- end of table -->)",
+    re.DOTALL,
 )
 NOT_MEASURED = "Not measured yet: `make bench`.\n"
 
@@ -28,18 +29,16 @@ def documents() -> list[Path]:
 
 def filled(text: str) -> str:
     """Return a document with its tables written anew."""
-    return TABLE.sub(
-        lambda found: found[1] + table(found["form"], found["file"], found["words"].split()) + found[5], text
-    )
+    return TABLE.sub(lambda found: found["begin"] + table(*found.group("form", "file", "words")) + found["end"], text)
 
 
-def table(form: str, name: str, words: list[str]) -> str:
+def table(form: str, name: str, words: str) -> str:
     """Return one table with its caption."""
     path = RESULTS / f"{name}.json"
     if not path.is_file():
         return NOT_MEASURED
     rows = json.loads(path.read_text(encoding="utf-8"))
-    lines = (grid if form == "grid" else flat)([row for row in rows if "name" in row], words)
+    lines = (grid if form == "grid" else flat)([row for row in rows if "name" in row], words.split())
     if not lines:
         return NOT_MEASURED
     return "\n".join((*lines, "", *(caption(name, row) for row in rows if "hardware" in row), ""))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from tuili.errors import DependencyError, ModelFileError, SourceError, StoreError
+from tuili.errors import DependencyError, InputError, ModelFileError, SourceError, StoreError
 from tuili.knowledge.bases import available, ensure_base
 from tuili.knowledge.graph import Graph
 from tuili.knowledge.link import Linker
@@ -40,6 +40,10 @@ class ReasonerConfig:
     max_nodes: int = MAX_NODES
     neural: bool = True
     mix: Mix = field(default_factory=Mix)
+
+    def __post_init__(self) -> None:
+        if self.max_nodes < 1:
+            raise InputError(f"max_nodes is {self.max_nodes}, it must be 1 or more; the default is {MAX_NODES}")
 
 
 class Base:

@@ -17,12 +17,7 @@ KV_WIDTH = WIDTH // HEADS * KV_HEADS
 def interleave(weight, num_heads):
     """The row order of GGUF: in each head row i of the first half, then row i of the second, and so on."""
     half = len(weight) // num_heads // 2
-    rows = [
-        head * 2 * half + part * half + i
-        for head in range(num_heads)
-        for i in range(half)
-        for part in range(2)
-    ]
+    rows = [head * 2 * half + part * half + i for head in range(num_heads) for i in range(half) for part in range(2)]
     return weight[rows]
 
 

@@ -50,8 +50,7 @@ def test_importing_does_not_import_torch():
 
 def test_loading_does_not_import_transformers(models):
     code = (
-        "import sys; from tuili.model.encoder import Encoder; Encoder.load(); "
-        "sys.exit('transformers' in sys.modules)"
+        "import sys; from tuili.model.encoder import Encoder; Encoder.load(); sys.exit('transformers' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

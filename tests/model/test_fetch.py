@@ -41,8 +41,7 @@ def make_wheel(folder, **replaced):
         "tuili_test_model/model/config.json": CONFIG,
         "tuili_test_model/__init__.py": b"raise SystemExit('must never run')",
         "tuili_test_model-1.2.3.dist-info/METADATA": (
-            b"Metadata-Version: 2.1\nName: tuili-test-model\nVersion: 1.2.3\n"
-            b"Requires-Dist: no-such-package-ever\n"
+            b"Metadata-Version: 2.1\nName: tuili-test-model\nVersion: 1.2.3\nRequires-Dist: no-such-package-ever\n"
         ),
         "tuili_test_model-1.2.3.dist-info/WHEEL": (
             b"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"

@@ -50,9 +50,7 @@ def test_plain_transformers_loads_the_folder(tmp_path, tiny_gguf):
 @given(num_heads=st.integers(1, 5), half=st.integers(1, 6), width=st.integers(1, 4))
 def test_undoing_the_permutation_undoes_it(tiny_gguf, num_heads, half, width):
     weight = np.arange(num_heads * half * 2 * width, dtype=np.float32).reshape(-1, width)
-    np.testing.assert_array_equal(
-        undo_rope_permutation(tiny_gguf.interleave(weight, num_heads), num_heads), weight
-    )
+    np.testing.assert_array_equal(undo_rope_permutation(tiny_gguf.interleave(weight, num_heads), num_heads), weight)
 
 
 NOT_A_NUMBER = np.full((64,), np.nan, np.float32)

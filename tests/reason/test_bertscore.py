@@ -88,9 +88,7 @@ def test_equals_plain_loops_on_random_vectors(num_left, num_right, seed):
     texts = []
     for size in (num_left, num_right):
         vectors = np.abs(rng.normal(size=(size, 5)))
-        texts.append(
-            embedded([str(i) for i in range(size)], vectors / np.linalg.norm(vectors, axis=1)[:, None])
-        )
+        texts.append(embedded([str(i) for i in range(size)], vectors / np.linalg.norm(vectors, axis=1)[:, None]))
     idf = idf_weights([["0", "1"], ["0"], ["2"]])
     result = score(*texts, idf)
     assert (result.precision, result.recall, result.f1) == pytest.approx(plain_loops(*texts, idf), abs=1e-5)

@@ -78,4 +78,6 @@ def probability(name: str, values: Mapping[str, float]) -> float:
     """Return the probability that an answer with these features is right."""
     weights = model(name)
     logit = weights["bias"] + sum(weight * values.get(key, 0.0) for key, weight in weights.items() if key != "bias")
+    if math.isnan(logit):
+        return 0.0
     return 1.0 / (1.0 + math.exp(-max(-30.0, min(30.0, logit))))

@@ -6,11 +6,13 @@ intersected where they meet, so only entities near the question's links are ever
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tuili.knowledge.graph import Fact, Graph
 from tuili.knowledge.query import Aggregate, Constraint, Query, Var
+from tuili.knowledge.records import Relation
 from tuili.reason.answer import Pruned
 
 MAX_NODES = 20_000
@@ -73,18 +75,18 @@ class Search:
         var = self.query.var(name)
         visited = visited | {name}
         around = [constraint for constraint in self.query.constraints if self._other(constraint, name, visited)]
-        if var.name == self.query.counted:
-            around = []
+        if self.query.counted:
+            around = [one for one in around if not self._is_counted(self._other(one, name, visited), visited)]
         generating = [constraint for constraint in around if self._grows(constraint, name, visited)]
         testing = [constraint for constraint in around if constraint not in generating]
         found = self._constants(var)
         found = self._grow(var, found, [c for c in generating if not c.negated], visited)
         found = self._subtract(var, found, [c for c in generating if c.negated], visited)
-        for constraint in testing:
-            found = self._test(found, constraint, name)
-        found = self._of_kind(var, found)
         if found is None:
             found = {number: Support() for number in self._members(var)}
+        for constraint in testing:
+            found = self._test(found, constraint, name, visited)
+        found = self._of_kind(var, found)
         found = self._fit(var, found)
         found = self._nth(var, found)
         if not found and not self.outcome.empty_at:
@@ -96,6 +98,15 @@ class Search:
             return ""
         other = constraint.object if constraint.subject == name else constraint.subject
         return "" if other in visited else other
+
+    def _is_counted(self, name: str, visited: frozenset[str]) -> bool:
+        """Tell whether what is counted lies in this direction: a target may have none of it."""
+        visited = visited | {name}
+        return name == self.query.counted or any(
+            self._is_counted(other, visited)
+            for constraint in self.query.constraints
+            if (other := self._other(constraint, name, visited))
+        )
 
     def _grows(self, constraint: Constraint, name: str, visited: frozenset[str]) -> bool:
         return self._is_anchored(self._other(constraint, name, visited), visited | {name})
@@ -117,7 +128,7 @@ class Search:
     def _members(self, var: Var) -> list[int]:
         if var.text:
             return [number for number, _ in self.graph.search(var.text, kinds=var.kinds, limit=SHORTLIST)]
-        members = [number for kind in var.kinds for number in self.graph.members(kind, self.max_nodes)]
+        members = [number for kind in var.kinds for number in self.graph.members(kind, self.max_nodes + 1)]
         return self._budget(list(dict.fromkeys(members)))
 
     def _budget(self, nodes: list[int]) -> list[int]:
@@ -176,11 +187,14 @@ class Search:
         start = self._evaluate(other, visited)
         forward = constraint.object == name
         reached: Found = {}
-        for number, support in start.items():
-            for target, facts in self._step(number, constraint, forward):
-                joined = Support((*support.facts, *facts), support.fit)
-                if target not in reached or len(joined.facts) < len(reached[target].facts):
-                    reached[target] = joined
+        steps = (
+            (target, Support((*support.facts, *facts), support.fit))
+            for number, support in start.items()
+            for target, facts in self._step(number, constraint, forward)
+        )
+        for target, joined in steps:
+            if target not in reached or len(joined.facts) < len(reached[target].facts):
+                reached[target] = joined
             if len(reached) > self.max_nodes:
                 self.outcome.is_partial = True
                 break
@@ -196,6 +210,12 @@ class Search:
             for fact in self.graph.step(place, relation.name, inverse=not forward):
                 if _passes(fact, constraint.where):
                     yield fact.other(place), (*facts, fact)
+                    if not forward and self._inherits(relation):
+                        below = self.graph.closure(fact.subject, relation.subject_through, inverse=True)
+                        yield from ((heir, (*facts, fact, *more)) for heir, more in below.items())
+
+    def _inherits(self, relation: Relation) -> bool:
+        return bool(relation.subject_through) and self.query.aggregate == Aggregate.ASK
 
     def _places(self, number: int, constraint: Constraint, forward: bool) -> Iterable[tuple[tuple[Fact, ...], int]]:
         """Yield where facts about `number` may stand: itself, and along the hierarchy they are inherited by."""
@@ -204,14 +224,12 @@ class Search:
         if not forward and relation.object_through:
             for below, facts in self.graph.closure(number, relation.object_through, inverse=True).items():
                 yield facts, below
-        if forward and relation.subject_through and self.query.aggregate == Aggregate.ASK:
+        if forward and self._inherits(relation):
             for above, facts in self.graph.closure(number, relation.subject_through).items():
                 yield facts, above
 
-    def _test(self, found: Found | None, constraint: Constraint, name: str) -> Found | None:
+    def _test(self, found: Found, constraint: Constraint, name: str, visited: frozenset[str]) -> Found:
         """Keep the entities that have any fact of a constraint whose other end is free."""
-        if found is None:
-            return None
         inverse = constraint.object == name
         other = self.query.var(constraint.object if not inverse else constraint.subject)
         kept = {}
@@ -219,17 +237,26 @@ class Search:
             facts = [
                 fact
                 for fact in self.graph.step(number, constraint.relation, inverse=inverse)
-                if self._has_kind(fact.other(number), other)
+                if _passes(fact, constraint.where) and self._holds(fact.other(number), other, visited)
             ]
             if bool(facts) != constraint.negated:
                 kept[number] = Support((*support.facts, *facts[:1]), support.fit)
         return kept
 
+    def _holds(self, number: int, var: Var, visited: frozenset[str]) -> bool:
+        """Tell whether an entity can be a free variable, given all constraints away from `visited`."""
+        found = {number: Support()} if self._has_kind(number, var) else {}
+        visited = visited | {var.name}
+        for constraint in self.query.constraints:
+            if found and self._other(constraint, var.name, visited):
+                found = self._test(found, constraint, var.name, visited)
+        return bool(found)
+
     def _has_kind(self, number: int, var: Var) -> bool:
         return not var.kinds or self.graph.entity(number).kind in var.kinds
 
-    def _of_kind(self, var: Var, found: Found | None) -> Found | None:
-        if found is None or not var.kinds:
+    def _of_kind(self, var: Var, found: Found) -> Found:
+        if not var.kinds:
             return found
         kinds = set(var.kinds)
         self.graph.entities(found)
@@ -238,12 +265,19 @@ class Search:
     def _most_specific(self, name: str, found: Found) -> Found:
         """Of what several entities reach by a transitive relation, keep what lies nearest to them."""
         shared = [
-            constraint for constraint in self.query.constraints if constraint.closure and constraint.object == name
+            constraint
+            for constraint in self.query.constraints
+            if constraint.closure and not constraint.negated and constraint.object == name
         ]
         if len(shared) < 2 or len(found) < 2:
             return found
-        above = {number for other in found for number in self.graph.closure(other, shared[0].relation)}
-        for number in above & set(found):
+        reached = {number: self.graph.closure(number, shared[0].relation).keys() for number in found}
+        above = {
+            number
+            for number in found
+            if any(number in reached[other] and other not in reached[number] for other in found)
+        }
+        for number in sorted(above):
             self._prune(number, "a nearer one is shared too")
         return {number: support for number, support in found.items() if number not in above}
 
@@ -253,7 +287,7 @@ class Search:
         """Keep the entities that a description fits: the best one, or all near it if the word is plural."""
         if not var.text or not found:
             return found
-        fits = self.match(var.text, list(found))
+        fits = {n: fit for n, fit in self.match(var.text, list(found)).items() if math.isfinite(fit)}
         best = max(fits.values(), default=0.0)
         bound = max(self.min_fit, best * (0.93 if var.plural else 0.999))
         for number, fit in sorted(fits.items(), key=lambda item: -item[1]):
@@ -293,19 +327,17 @@ class Search:
     # -- counting ------------------------------------------------------------------------------
 
     def _count_each(self) -> None:
-        """Count, for each target, the entities that the counted variable can be."""
-        for constraint in self.query.constraints:
-            ends = {constraint.subject, constraint.object}
-            if self.query.counted in ends and ends & set(self.query.targets):
-                inverse = constraint.subject == self.query.counted
-                counted = self.query.var(self.query.counted)
-                for number in self.outcome.found:
-                    facts = [
-                        fact
-                        for fact in self.graph.step(number, constraint.relation, inverse=inverse)
-                        if self._has_kind(fact.other(number), counted)
-                    ]
-                    self.outcome.counts[number] = len(facts)
+        """Count, for each target, the entities that the counted variable can be beside it."""
+        target = self.query.targets[0]
+        for number in self.outcome.found:
+            variables = tuple(
+                replace(var, ids=(number,)) if var.name == target else var for var in self.query.variables
+            )
+            query = replace(self.query, variables=variables, counted="")
+            search = Search(self.graph, query, self.match, self.max_nodes, self.min_fit)
+            self.outcome.counts[number] = len(search._evaluate(self.query.counted, frozenset()))
+            self.outcome.num_expanded += search.outcome.num_expanded
+            self.outcome.is_partial |= search.outcome.is_partial
 
 
 def _passes(fact: Fact, where: tuple[str, str]) -> bool:

@@ -96,7 +96,8 @@ class Weigher:
         missing = [number for number in ids if "bertscore" not in self.parts[text, number]]
         texts = [entity_text(entity) for entity in self.graph.entities(missing)]
         for number, parts in zip(missing, neural_parts(self.encoder(), text, texts), strict=True):
-            self.parts[text, number].update(parts)
+            finite = {name: part for name, part in parts.items() if math.isfinite(part)}
+            self.parts[text, number].update(finite)
         self.used_neural = True
 
 

@@ -50,9 +50,7 @@ TOLERANCE = 1e-6
 
 UNITS: pint.UnitRegistry[Any] = pint.UnitRegistry()
 UNITS.define("money_unit = [money]")
-FILES = {
-    path.name: tomllib.loads(path.read_text(encoding="utf-8")) for path in sorted(BUILT_IN.glob("*.toml"))
-}
+FILES = {path.name: tomllib.loads(path.read_text(encoding="utf-8")) for path in sorted(BUILT_IN.glob("*.toml"))}
 
 
 def entries(table: str) -> list[Entry]:
@@ -165,9 +163,7 @@ def test_expressions_have_just_the_declared_symbols() -> None:
             if name not in FUNCTIONS | CONSTANTS
         }
         assert used == set(formula["where"]), key
-        assert {symbol.name for symbol in equation(formula)[0].free_symbols} == used, (
-            f"{key}: one cancels out"
-        )
+        assert {symbol.name for symbol in equation(formula)[0].free_symbols} == used, f"{key}: one cancels out"
 
 
 @each_formula

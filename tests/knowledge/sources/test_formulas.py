@@ -241,9 +241,7 @@ def built_in() -> list[Record]:
 def test_every_built_in_entry_is_read(built_in: list[Record]) -> None:
     counts: Counter[str] = Counter()
     for path in BUILT_IN.glob("*.toml"):
-        counts.update(
-            {table: len(entries) for table, entries in tomllib.loads(path.read_text("utf-8")).items()}
-        )
+        counts.update({table: len(entries) for table, entries in tomllib.loads(path.read_text("utf-8")).items()})
     kinds = Counter(node.kind for node in nodes(built_in).values())
     assert {kind: kinds[kind] for kind in ("quantity", "formula", "constant")} == {
         kind: counts[kind] for kind in ("quantity", "formula", "constant")

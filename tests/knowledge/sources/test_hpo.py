@@ -220,8 +220,7 @@ def test_a_wrong_term_is_reported_with_its_line(tmp_path: Path, addition: str, r
 
 def test_retired_ids_that_replace_each_other_end(tmp_path: Path) -> None:
     circle = "".join(
-        f"[Term]\nid: HP:{a}\nname: obsolete {a}\nis_obsolete: true\nreplaced_by: HP:{b}\n\n"
-        for a, b in ("78", "87")
+        f"[Term]\nid: HP:{a}\nname: obsolete {a}\nis_obsolete: true\nreplaced_by: HP:{b}\n\n" for a, b in ("78", "87")
     )
     assert "HP:7" not in nodes(read(tmp_path, obo=f"{OBO}\n{circle}"))
 
@@ -230,9 +229,7 @@ def test_retired_ids_that_replace_each_other_end(tmp_path: Path) -> None:
 
 
 def test_same_name_in_two_databases_is_one_disease(tmp_path: Path) -> None:
-    records = read(
-        tmp_path, row("ORPHA:558", "Marfan  Syndrome"), row("OMIM:1"), row("OMIM:2", "Other syndrome")
-    )
+    records = read(tmp_path, row("ORPHA:558", "Marfan  Syndrome"), row("OMIM:1"), row("OMIM:2", "Other syndrome"))
     disease = nodes(records)["OMIM:1"]
     assert disease.name == "Marfan syndrome"
     assert disease.data["ids"] == ["OMIM:1", "ORPHA:558"]
@@ -242,9 +239,7 @@ def test_same_name_in_two_databases_is_one_disease(tmp_path: Path) -> None:
 
 def test_the_commonest_name_is_the_label_and_the_others_are_synonyms(tmp_path: Path) -> None:
     disease = nodes(
-        read(
-            tmp_path, row(name="Old name"), row(name="MARFAN SYNDROME; MFS"), row(name="MARFAN SYNDROME; MFS")
-        )
+        read(tmp_path, row(name="Old name"), row(name="MARFAN SYNDROME; MFS"), row(name="MARFAN SYNDROME; MFS"))
     )["OMIM:1"]
     assert disease.name == "MARFAN SYNDROME; MFS"
     assert disease.data["synonyms"] == {"EXACT": ["Old name", "MARFAN SYNDROME", "MFS"]}
@@ -277,12 +272,8 @@ def test_numbers_are_known_in_both_notations(tmp_path: Path) -> None:
             row("OMIM:4", "Fragile X"),
         )
     )
-    assert {"Loeys-Dietz syndrome type 1", "Loeys-Dietz syndrome I", "Loeys-Dietz 1"} <= set(
-        found["OMIM:1"].aliases
-    )
-    assert {"Gaucher disease type 4", "Gaucher disease type IV", "Gaucher type 4"} <= set(
-        found["OMIM:2"].aliases
-    )
+    assert {"Loeys-Dietz syndrome type 1", "Loeys-Dietz syndrome I", "Loeys-Dietz 1"} <= set(found["OMIM:1"].aliases)
+    assert {"Gaucher disease type 4", "Gaucher disease type IV", "Gaucher type 4"} <= set(found["OMIM:2"].aliases)
     assert found["OMIM:3"].aliases == ("Deafness type 77",)
     assert found["OMIM:4"].aliases == ()
 
@@ -497,9 +488,7 @@ def test_real_data_has_no_bad_row_and_unique_keys(records: list[Record]) -> None
     assert not bad(records)
     keys = [record.key for record in records if isinstance(record, Node)]
     assert len(keys) == len(set(keys))
-    pairs = [
-        (record.subject, record.relation, record.object) for record in records if isinstance(record, Edge)
-    ]
+    pairs = [(record.subject, record.relation, record.object) for record in records if isinstance(record, Edge)]
     assert len(pairs) == len(set(pairs))
 
 
@@ -537,17 +526,9 @@ def test_marfan_syndrome(records: list[Record], real_rows: list[list[str]]) -> N
     marfan = nodes(records)["OMIM:154700"]
     assert marfan.name == "Marfan syndrome"
     assert {"Marfan", "ORPHA:558"} <= set(marfan.aliases)
-    (edge,) = (
-        edge for edge in facts(records) if (edge.subject, edge.object) == ("OMIM:154700", "HP:0001166")
-    )
-    rows = [
-        cells
-        for cells in real_rows
-        if cells[0] in ("OMIM:154700", "ORPHA:558") and cells[3] == "HP:0001166"
-    ]
-    counts = [
-        tuple(map(int, match.groups())) for cells in rows if (match := re.fullmatch(r"(\d+)/(\d+)", cells[7]))
-    ]
+    (edge,) = (edge for edge in facts(records) if (edge.subject, edge.object) == ("OMIM:154700", "HP:0001166"))
+    rows = [cells for cells in real_rows if cells[0] in ("OMIM:154700", "ORPHA:558") and cells[3] == "HP:0001166"]
+    counts = [tuple(map(int, match.groups())) for cells in rows if (match := re.fullmatch(r"(\d+)/(\d+)", cells[7]))]
     seen, total = sum(count[0] for count in counts), sum(count[1] for count in counts)
     assert (edge.relation, edge.weight) == ("has finding", seen / total)
     assert frequency(edge)["text"] == f"{seen}/{total}"

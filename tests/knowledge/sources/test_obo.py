@@ -39,9 +39,7 @@ def test_a_whole_stanza(tmp_path: Path) -> None:
 
 
 def test_other_stanzas_are_skipped(tmp_path: Path) -> None:
-    found = read(
-        tmp_path, "[Typedef]\nid: part_of\nname: p\n[Term]\nid: X:1\nname: n\n[Instance]\nid: X:2\nname: i\n"
-    )
+    found = read(tmp_path, "[Typedef]\nid: part_of\nname: p\n[Term]\nid: X:1\nname: n\n[Instance]\nid: X:2\nname: i\n")
     assert [term.key for term in found if isinstance(term, Term)] == ["X:1"]
     assert len(found) == 1
 

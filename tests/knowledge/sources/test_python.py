@@ -76,9 +76,7 @@ class Base:
 
     def parameters(self, owner: str) -> dict[str, Node]:
         nodes = [self.nodes[key] for key in self.objects(owner, "has parameter")]
-        return {
-            node.name: node for node in sorted(nodes, key=lambda node: str(node.data["position"]).zfill(3))
-        }
+        return {node.name: node for node in sorted(nodes, key=lambda node: str(node.data["position"]).zfill(3))}
 
     def default(self, owner: str, name: str) -> str:
         (key,) = self.objects(self.parameters(owner)[name].key, "default")
@@ -320,9 +318,7 @@ def test_overloads_and_variadics_are_united(std: Base) -> None:
     assert run["popenargs"].data["prefix"] == "*"
     assert run["kwargs"].data["prefix"] == "**"
     assert not run["text"].data["required"]
-    assert {"action", "nargs", "default", "help"} <= set(
-        std.parameters("argparse.ArgumentParser.add_argument")
-    )
+    assert {"action", "nargs", "default", "help"} <= set(std.parameters("argparse.ArgumentParser.add_argument"))
 
 
 def test_positions_count_without_self(std: Base) -> None:
@@ -413,8 +409,7 @@ def test_reexports_win_over_defining_modules(tmp_path: Path) -> None:
     files = {
         "pack/__init__.py": "import os\nfrom ._core import run, Deep as Shallow\nfrom .api import helper\n",
         "pack/_core.py": "def run(x): ...\ndef hidden(): ...\nclass Deep:\n    def go(self, y): ...\n",
-        "pack/api.py": "__all__ = ['helper', 'other']\ndef helper(): ...\n"
-        "def other(): ...\ndef skipped(): ...\n",
+        "pack/api.py": "__all__ = ['helper', 'other']\ndef helper(): ...\ndef other(): ...\ndef skipped(): ...\n",
     }
     base = read(write_package(tmp_path, files))
     assert set(base.objects("pack", "contains")) == {"pack.api", "pack.run", "pack.Shallow", "pack.helper"}
@@ -619,9 +614,7 @@ class Public(_Private):
     kinds = {name: base.nodes[f"pack.Public.{name}"].kind for name in ("size", "lazy", "LIMIT", "Inner")}
     assert kinds == {"size": "property", "lazy": "property", "LIMIT": "constant", "Inner": "exception"}
     assert base.objects("pack.Public.Other", "base class") == ["pack.Public.Inner"]
-    taken = {
-        name: list(base.parameters(f"pack.Public.{name}")) for name in ("static", "made", "later", "shared")
-    }
+    taken = {name: list(base.parameters(f"pack.Public.{name}")) for name in ("static", "made", "later", "shared")}
     assert taken == {"static": ["a"], "made": ["b"], "later": ["c"], "shared": ["s"]}
     assert base.objects("pack.Public", "has parameter") == ["pack.Public.__init__.made"]
     assert base.nodes["pack.Public.later"].data == {"flags": ["async"]}
@@ -637,8 +630,7 @@ def test_a_function_named_like_its_module_keeps_the_name(tmp_path: Path) -> None
 
 DOCS = {
     "google": "Do.\n\nArgs:\n    size (int): How large\n        it is.\n    other: Not this.\n",
-    "numpy": "Do.\n\nParameters\n----------\nsize : int\n    How large\n    it is.\n"
-    "other : str\n    Not this.\n",
+    "numpy": "Do.\n\nParameters\n----------\nsize : int\n    How large\n    it is.\nother : str\n    Not this.\n",
     "sphinx": "Do.\n\n:param int size: How large\n    it is.\n:param other: Not this.\n",
     "dashed": "Do.\n\n- size -- How large\n  it is.\n- other -- Not this.\n",
     "indented": "Do.\n\n  size\n    How large\n    it is.\n  other\n    Not this.\n",

@@ -81,9 +81,7 @@ def test_tsv_header_is_one_only_at_the_top(tmp_path: Path) -> None:
         (b"a\tr\tb\t1\t" + b"x" * ((1 << 20) + 1), "the source is longer than 1048576 bytes"),
     ],
 )
-def test_tsv_wrong_row_is_reported_with_its_line_and_the_rest_read(
-    tmp_path: Path, line: bytes, reason: str
-) -> None:
+def test_tsv_wrong_row_is_reported_with_its_line_and_the_rest_read(tmp_path: Path, line: bytes, reason: str) -> None:
     good, bad, last = tsv(tmp_path, b"a\tr\tb\n" + line + b"\nc\tr\td\n")
     assert isinstance(bad, BadRow)
     assert bad.line == 2
@@ -118,9 +116,7 @@ def test_tsv_reads_back_what_was_written(
     assert found == [Edge(*row, source=f"facts.tsv:{line}") for line, row in enumerate(rows, 2)]
 
 
-@given(
-    st.lists(st.binary(max_size=30).map(lambda raw: raw.replace(b"\n", b"")).filter(lambda raw: raw.strip()))
-)
+@given(st.lists(st.binary(max_size=30).map(lambda raw: raw.replace(b"\n", b"")).filter(lambda raw: raw.strip())))
 def test_no_bytes_break_the_readers_and_no_row_gets_lost(
     tmp_path_factory: pytest.TempPathFactory, lines: list[bytes]
 ) -> None:
@@ -170,9 +166,7 @@ def test_progress_is_told(tmp_path: Path) -> None:
     path = tmp_path / "facts.tsv"
     path.write_text("a\tr\tb\n" * 100_001)
     calls: list[tuple[str, int]] = []
-    assert (
-        sum(1 for _ in read_tsv(path, on_progress=lambda phase, done: calls.append((phase, done)))) == 100_001
-    )
+    assert sum(1 for _ in read_tsv(path, on_progress=lambda phase, done: calls.append((phase, done)))) == 100_001
     assert calls == [("reading lines", 50_000), ("reading lines", 100_000)]
 
 
@@ -257,9 +251,7 @@ def test_jsonl_node_has_defaults_and_takes_a_kind_stated_before(tmp_path: Path) 
         ("[" * 100_000, "nested too deeply"),
     ],
 )
-def test_jsonl_wrong_row_is_reported_with_its_line_and_the_rest_read(
-    tmp_path: Path, row: object, reason: str
-) -> None:
+def test_jsonl_wrong_row_is_reported_with_its_line_and_the_rest_read(tmp_path: Path, row: object, reason: str) -> None:
     good, bad, last = jsonl(tmp_path, fact(), row, fact(object="c"))
     assert isinstance(bad, BadRow)
     assert bad.line == 2

@@ -33,30 +33,41 @@ def _value(found: Derivation, unit: str, index: int = -1) -> float:
     return convert(found.values[index].magnitude, found.values[index].unit, unit)
 
 
-@pytest.mark.parametrize(("question", "magnitude", "unit"), [
-    ("What is the kinetic energy of a 1500 kg car at 90 km/h?", 468_750, "joule"),
-    ("12 V are put across 4 ohm. What is the power?", 36, "watt"),
-    ("A force of 45 N gives a sledge an acceleration of 1.5 m/s². What is the mass of the sledge?",
-     30, "kilogram"),
-    ("A gas of 3 l at 100 kPa is compressed to 1.2 l at constant temperature. What is its pressure then?",
-     250, "kilopascal"),
-    ("What is the area of a circle with a radius of 7 cm?", 153.938, "centimeter ** 2"),
-    ("What is the pH of a solution with a hydrogen ion concentration of 0.001 mol/l?", 3, ""),
-    ("1,000 dollars are invested at 5 % compound interest. What are they worth after 10 years?", 1628.89, ""),
-    ("A worker earns 18 dollars per hour and works 40 hours. How much does she earn?", 720, ""),
-    ("What is the power in dioptres of a lens with a focal length of 25 cm?", 4, "1 / meter"),
-])
+@pytest.mark.parametrize(
+    ("question", "magnitude", "unit"),
+    [
+        ("What is the kinetic energy of a 1500 kg car at 90 km/h?", 468_750, "joule"),
+        ("12 V are put across 4 ohm. What is the power?", 36, "watt"),
+        ("A force of 45 N gives a sledge an acceleration of 1.5 m/s². What is the mass of the sledge?", 30, "kilogram"),
+        (
+            "A gas of 3 l at 100 kPa is compressed to 1.2 l at constant temperature. What is its pressure then?",
+            250,
+            "kilopascal",
+        ),
+        ("What is the area of a circle with a radius of 7 cm?", 153.938, "centimeter ** 2"),
+        ("What is the pH of a solution with a hydrogen ion concentration of 0.001 mol/l?", 3, ""),
+        ("1,000 dollars are invested at 5 % compound interest. What are they worth after 10 years?", 1628.89, ""),
+        ("A worker earns 18 dollars per hour and works 40 hours. How much does she earn?", 720, ""),
+        ("What is the power in dioptres of a lens with a focal length of 25 cm?", 4, "1 / meter"),
+    ],
+)
 def test_one_formula(graph: Graph, question: str, magnitude: float, unit: str) -> None:
     assert _value(_solved(question, graph), unit) == pytest.approx(magnitude, rel=1e-3)
 
 
-@pytest.mark.parametrize(("question", "magnitude", "unit"), [
-    ("A spring stretches 4 cm under a force of 20 N. How much energy is stored in it?", 0.4, "joule"),
-    ("A battery of 24 V feeds two resistors of 4 Ω and 8 Ω in series. What current flows?", 2, "ampere"),
-    ("A kettle draws 8 A at 230 V. How long does it need to heat 1.2 kg of water from 15 to 95 °C?",
-     218.4, "second"),
-    ("What is the mass of an iron ball with a radius of 5 cm?", 4.12, "kilogram"),
-])
+@pytest.mark.parametrize(
+    ("question", "magnitude", "unit"),
+    [
+        ("A spring stretches 4 cm under a force of 20 N. How much energy is stored in it?", 0.4, "joule"),
+        ("A battery of 24 V feeds two resistors of 4 Ω and 8 Ω in series. What current flows?", 2, "ampere"),
+        (
+            "A kettle draws 8 A at 230 V. How long does it need to heat 1.2 kg of water from 15 to 95 °C?",
+            218.4,
+            "second",
+        ),
+        ("What is the mass of an iron ball with a radius of 5 cm?", 4.12, "kilogram"),
+    ],
+)
 def test_chains(graph: Graph, question: str, magnitude: float, unit: str) -> None:
     assert _value(_solved(question, graph), unit) == pytest.approx(magnitude, rel=5e-3)
 
@@ -79,15 +90,19 @@ def test_temperatures_of_a_range_are_absolute_and_their_difference_is_not(graph:
 
 
 def test_distractors_are_reported(graph: Graph) -> None:
-    found = _solved("A crate 2 m wide has a mass of 40 kg and stands on a level floor with a friction"
-                    " coefficient of 0.3. How large is the friction force when it slides?", graph)
+    found = _solved(
+        "A crate 2 m wide has a mass of 40 kg and stands on a level floor with a friction"
+        " coefficient of 0.3. How large is the friction force when it slides?",
+        graph,
+    )
     assert _value(found, "newton") == pytest.approx(117.68, rel=1e-3)
     assert found.unused == ("2 m",)
 
 
 def test_two_targets_in_order(graph: Graph) -> None:
-    found = _solved("A stone falls 20 m. At what speed does it land, and what is its momentum if its mass is"
-                    " 2 kg?", graph)
+    found = _solved(
+        "A stone falls 20 m. At what speed does it land, and what is its momentum if its mass is 2 kg?", graph
+    )
     assert _value(found, "meter / second", 0) == pytest.approx(19.8057, rel=1e-4)
     assert _value(found, "kilogram * meter / second", 1) == pytest.approx(39.6114, rel=1e-4)
 
@@ -108,12 +123,15 @@ def test_conversion(graph: Graph) -> None:
     assert found.values[0].magnitude == pytest.approx(77)
 
 
-@pytest.mark.parametrize(("question", "missing"), [
-    ("What is the kinetic energy of a car at 90 km/h?", "mass"),
-    ("What pressure does a force of 600 N exert?", "area"),
-    ("What is the area of a circle with a radius of 7 seconds?", "radius"),
-    ("What is the molarity of a solution with 0.5 mol of salt?", "volume"),
-])
+@pytest.mark.parametrize(
+    ("question", "missing"),
+    [
+        ("What is the kinetic energy of a car at 90 km/h?", "mass"),
+        ("What pressure does a force of 600 N exert?", "area"),
+        ("What is the area of a circle with a radius of 7 seconds?", "radius"),
+        ("What is the molarity of a solution with 0.5 mol of salt?", "volume"),
+    ],
+)
 def test_missing_quantities_are_named(graph: Graph, question: str, missing: str) -> None:
     found = derive(question, graph)
     assert found is not None
@@ -123,25 +141,32 @@ def test_missing_quantities_are_named(graph: Graph, question: str, missing: str)
     assert found.nearest
 
 
-@pytest.mark.parametrize("question", [
-    "How many people live in a town of 12 km²?", "How happy is a man with 3 children and a salary of 2,500?",
-    "What is the food energy of a 150 g apple?", "How smart is a dog of 12 kg?",
-])
+@pytest.mark.parametrize(
+    "question",
+    [
+        "How many people live in a town of 12 km²?",
+        "How happy is a man with 3 children and a salary of 2,500?",
+        "What is the food energy of a 150 g apple?",
+        "How smart is a dog of 12 kg?",
+    ],
+)
 def test_what_no_formula_tells_is_not_guessed(graph: Graph, question: str) -> None:
     found = derive(question, graph)
     assert found is None or not found.is_solved
 
 
-@pytest.mark.parametrize("question", [
-    "Which modules define a class?", "Who wrote this?", "Tell me about water.", "What is density?"])
+@pytest.mark.parametrize(
+    "question", ["Which modules define a class?", "Who wrote this?", "Tell me about water.", "What is density?"]
+)
 def test_questions_without_quantities_are_left_alone(graph: Graph, question: str) -> None:
     found = derive(question, graph)
     assert found is None or not found.is_solved
 
 
 def test_friendly_units(graph: Graph) -> None:
-    mixed = _solved("300 g of water at 80 °C is mixed with 200 g of water at 20 °C. What is the final"
-                    " temperature?", graph)
+    mixed = _solved(
+        "300 g of water at 80 °C is mixed with 200 g of water at 20 °C. What is the final temperature?", graph
+    )
     assert (mixed.values[0].magnitude, mixed.values[0].unit) == (pytest.approx(56), "degree_Celsius")
     area = _solved("What is the area of a triangle with a base of 10 cm and a height of 6 cm?", graph)
     assert (area.values[0].magnitude, area.values[0].unit) == (pytest.approx(30), "centimeter ** 2")
