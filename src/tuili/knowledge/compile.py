@@ -146,7 +146,17 @@ class Compiler:
                         plural=True,
                     )
                 )
-        return implied
+        return implied + self._surplus(parts, implied)
+
+    def _surplus(self, parts: Pieces, implied: Sequence[Piece]) -> list[Piece]:
+        """Return a piece for what the question asks where it has more relations than pieces to relate."""
+        relations = list(dict.fromkeys(mention.value for mention in parts.relations))
+        num_pieces = len(parts.pieces) + len(implied)
+        if parts.wh < 0 or num_pieces < 2 or len(relations) < num_pieces:
+            return []
+        mention = next((one for one in parts.relations if one.start > parts.wh), parts.relations[0])
+        kinds = self._missing_end(parts.pieces, mention)
+        return [Piece(parts.wh, parts.wh, kinds, label="?", negated=[False], implied=mention.value)] if kinds else []
 
     def _has_pair(self, pieces: Sequence[Piece], relation: str, asks: bool) -> bool:
         """Tell whether two pieces can be the ends of a relation; named ones must really be, unless that is asked."""

@@ -35,6 +35,8 @@ Similarity = Callable[[str, Sequence[str]], Sequence[float]]
 
 _NEVER_NAMES = frozenset("which what who where when how the a an is are does do can of in if it its".split())
 _INNER_MARKS = frozenset(",()/-'’")
+UNDECLARED_KIND = "entity"
+_DETERMINERS = frozenset("which what many the all".split())
 _OPENERS = frozenset("that which who to for".split())
 _CLOSERS = frozenset("of in from for by the a an that which when if".split())
 
@@ -63,7 +65,17 @@ class Linker:
         grounded = _without_covered_kinds(self._ground(tokens, found))
         grounded.extend(self._appositions(tokens, grounded))
         grounded.extend(_clauses(tokens, grounded))
+        grounded.extend(self._undeclared_kinds(tokens, grounded))
         return grounded
+
+    def _undeclared_kinds(self, tokens: Sequence[Token], found: Sequence[Mention]) -> Iterable[Mention]:
+        """Yield nouns after "which", "how many" or "the" as kind words, in a base that does not tell kinds apart."""
+        if set(self.graph.kinds) != {UNDECLARED_KIND}:
+            return
+        covered = {at for one in found if one.role != Role.TEXT for at in range(one.start, one.end)}
+        for at in range(1, len(tokens)):
+            if at not in covered and not is_light(tokens[at]) and tokens[at - 1].text.casefold() in _DETERMINERS:
+                yield Mention(at, at + 1, Role.KIND, UNDECLARED_KIND, 0.4, "guess")
 
     def _appositions(self, tokens: Sequence[Token], found: Sequence[Mention]) -> Iterable[Mention]:
         """Yield a name and the kind word beside it as one mention ("the maxsize parameter")."""

@@ -97,6 +97,7 @@ class Spanner:
         is_real = self.is_real(subject, object_, relation)
         if not is_real and not parts.asks:
             return None
+        is_real = is_real and self._has_any(subject, relation, False) and self._has_any(object_, relation, True)
         mention = self._mention(parts, relation, subject, object_)
         qualified = any(qualifier.value.startswith(f"{relation}\n") for qualifier in parts.qualifiers)
         score = 1.0 - _DISTANCE * min(abs(subject.start - object_.start), _MAX_DISTANCE) - _UNREAL * (not is_real)
@@ -121,6 +122,15 @@ class Spanner:
                 for relation in self.relations(outer, inner)
             )
         ]
+
+    def _has_any(self, piece: Piece, relation: str, inverse: bool) -> bool:
+        """Tell whether a named piece has any fact of a relation on this side; open ones may."""
+        ids = [number for member in piece.members for number in member.ids]
+        return (
+            not ids
+            or len(ids) > _MAX_CHECKED
+            or any(self.graph.step(number, relation, inverse=inverse) for number in ids)
+        )
 
     def is_real(self, subject: Piece, object_: Piece, relation: str) -> bool:
         """Tell whether two named pieces really have a fact of this relation between them."""
