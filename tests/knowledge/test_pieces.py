@@ -84,8 +84,11 @@ def test_an_ordinal_goes_to_the_kind_word(pieces, question, ordinal):
 
 
 @pytest.mark.parametrize(("question", "asks"), [
-    ("Is late blight a disease?", True), ("Whether late blight is a disease", True), ("Late blight is a disease?", True),
-    ("Which disease is it?", False), ("late blight", False),
+    ("Is late blight a disease?", True),
+    ("Whether late blight is a disease", True),
+    ("Late blight is a disease?", True),
+    ("Which disease is it?", False),
+    ("late blight", False),
 ])  # fmt: skip
 def test_questions_for_yes_or_no_are_known(pieces, question, asks):
     assert pieces(question).asks == asks

@@ -13,7 +13,10 @@ def test_a_query_reads_as_one_line():
 @pytest.mark.parametrize(("constraint", "expected"), [
     (Constraint("x", "affects", "a", negated=True), "¬affects(?disease, “the tomato”)"),
     (Constraint("x", "affects", "a", closure=True), "affects*(?disease, “the tomato”)"),
-    (Constraint("x", "affects", "a", where=("frequency", "Rare")), "affects(?disease, “the tomato”) with frequency = Rare"),
+    (
+        Constraint("x", "affects", "a", where=("frequency", "Rare")),
+        "affects(?disease, “the tomato”) with frequency = Rare",
+    ),
 ])  # fmt: skip
 def test_what_is_special_of_a_constraint_is_shown(constraint, expected):
     assert Query((DISEASE, TOMATO), (constraint,), ("x",), Aggregate.COUNT).describe() == f"count ?disease ∧ {expected}"

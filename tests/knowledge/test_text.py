@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -36,7 +38,7 @@ def test_tokens_lie_in_the_question_in_order(question):
     except InputError:
         return
     assert [question[token.start : token.end] for token in tokens] == [token.text for token in tokens]
-    assert all(left.end <= right.start for left, right in zip(tokens, tokens[1:], strict=False))
+    assert all(left.end <= right.start for left, right in itertools.pairwise(tokens))
 
 
 @pytest.mark.parametrize("question", ["", "   ", "?!", "🍅", "‮‎", "'; --"])

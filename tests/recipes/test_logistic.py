@@ -31,7 +31,7 @@ def test_labels_give_back_the_weights_they_were_drawn_with(logistic: ModuleType)
 def test_separable_labels_and_constant_features_stay_finite(logistic: ModuleType) -> None:
     features = np.array([[0.0, 1.0], [1.0, 1.0]] * 10)
     weights = logistic.fit_labels(features, features[:, 0], l2=0.01)
-    assert np.isfinite(weights).all() and weights[0] > 1 and abs(weights[1]) < 1e-6
+    assert np.isfinite(weights).all() and weights[0] > 1 and abs(weights[1]) < 1e-2
 
 
 def test_choices_weigh_what_tells_right_from_wrong_and_nothing_below_zero(logistic: ModuleType) -> None:

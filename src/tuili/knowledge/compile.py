@@ -193,7 +193,8 @@ class Compiler:
             return None
         pieces = [self._copy(piece) for piece in pieces]
         aggregate, target, counted = self._aim(parts, pieces)
-        pieces, target, counted = self._drop_redundant(parts, pieces, target, counted)
+        if len(self.graph.kinds) > 1:
+            pieces, target, counted = self._drop_redundant(parts, pieces, target, counted)
         unexplained = self._attach_texts(parts, pieces, target)
         links, loose = self.spanner.span(parts, pieces)
         if loose:

@@ -26,7 +26,8 @@ class Mention:
     """Tokens `start` to `end` (exclusive) of a question read as something of the base.
 
     `value` is the kind, relation or operation; `ids` are the entities; `inverse` tells that a
-    relation phrase reads from object to subject; `argument` is an operation's number.
+    relation phrase reads from object to subject, `directed` that the order of words tells the
+    ends at all; `argument` is an operation's number.
     """
 
     start: int
@@ -40,6 +41,7 @@ class Mention:
     inverse: bool = False
     noun: bool = False
     argument: int = 0
+    directed: bool = True
 
 
 # Operations every base understands: phrase by phrase, as written.
@@ -132,15 +134,18 @@ def _add_relation(graph: Graph, lexicon: Lexicon, relation: Relation) -> None:
         if _bare(phrase) not in kinds:
             lexicon.add(phrase, mention)
 
-    add(name, Mention(0, 0, Role.RELATION, name, 0.9, noun=True))
+    described = bool(relation.words or relation.nouns or relation.inverse_words)
+    add(name, Mention(0, 0, Role.RELATION, name, 0.9, noun=described, directed=described))
     if relation.inverse:
         add(relation.inverse, Mention(0, 0, Role.RELATION, name, 0.9, inverse=True, noun=True))
     for noun in relation.nouns:
         add(noun, Mention(0, 0, Role.RELATION, name, 0.8, noun=True))
     for noun in relation.inverse_nouns:
         add(noun, Mention(0, 0, Role.RELATION, name, 0.8, inverse=True, noun=True))
-    for word in relation.words or _guessed_words(name):
+    for word in relation.words:
         add(word, Mention(0, 0, Role.RELATION, name, 0.7))
+    for word in [] if described else _guessed_words(name):
+        add(word, _guess(name))
     for word in relation.inverse_words:
         add(word, Mention(0, 0, Role.RELATION, name, 0.7, inverse=True))
     for qualifier, words in relation.qualifiers.items():
@@ -168,6 +173,16 @@ def singular(word: str) -> str:
 def is_plural(token: Token) -> bool:
     """Tell whether a token is a regular plural."""
     return singular(normalise(token.text)) != normalise(token.text)
+
+
+def _guess(name: str) -> Mention:
+    """Return how the words of an undescribed relation read, as far as its name tells.
+
+    "directed by": who directs is the object; "born in": a verb from subject to object; "genre": a noun.
+    """
+    last = normalise(name).split()[-1]
+    is_verb = last in FUNCTION_WORDS
+    return Mention(0, 0, Role.RELATION, name, 0.7, inverse=last == "by", noun=not is_verb, directed=False)
 
 
 def _guessed_words(name: str) -> list[str]:

@@ -104,7 +104,7 @@ class Spanner:
         score += (_STATED * mention.score if mention else -_UNSTATED) + qualified
         if set(subject.kinds) & set(object_.kinds):
             if mention is not None:
-                score += 0.5 * self._direction(mention, pieces, left, right)
+                score += (0.5 if mention.directed else 0.1) * self._direction(mention, pieces, left, right)
             elif parts.asks:
                 score += 0.3 if subject.start < object_.start else -0.3
         return Link(left, right, relation, score, mention)

@@ -91,13 +91,14 @@ _IRREGULAR = {
     form: base
     for base, *forms in (
         line.split()
-        for line in """write wrote written|make made|sing sang sung|give gave given|take took taken|begin began begun
-        |break broke broken|build built|buy bought|catch caught|choose chose chosen|come came|draw drew drawn|drive drove
-        driven|eat ate eaten|fall fell fallen|feel felt|fight fought|find found|fly flew flown|get got gotten|go went gone
-        |grow grew grown|hear heard|hold held|keep kept|know knew known|lead led|leave left|lose lost|mean meant|meet met
-        |pay paid|rise rose risen|run ran|say said|see saw seen|sell sold|send sent|shine shone|show shown|speak spoke
-        spoken|spend spent|stand stood|swim swam swum|teach taught|tell told|think thought|throw threw thrown|understand
-        understood|wear wore worn|win won""".split("|")
+        for line in """write wrote written|make made|sing sang sung|give gave given|take took taken|begin began
+        begun|break broke broken|build built|buy bought|catch caught|choose chose chosen|come came|draw
+        drew drawn|drive drove driven|eat ate eaten|fall fell fallen|feel felt|fight fought|find
+        found|fly flew flown|get got gotten|go went gone|grow grew grown|hear heard|hold held|keep
+        kept|know knew known|lead led|leave left|lose lost|mean meant|meet met|pay paid|rise rose
+        risen|run ran|say said|see saw seen|sell sold|send sent|shine shone|show shown|speak spoke
+        spoken|spend spent|stand stood|swim swam swum|teach taught|tell told|think thought|throw threw
+        thrown|understand understood|wear wore worn|win won""".split("|")
     )
     for form in forms
 }

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tuili.knowledge.graph import Graph
+from tuili.knowledge.lexicon import Role
 from tuili.knowledge.query import Aggregate, Query
 from tuili.reason.answer import Answer, Number, Scored
 from tuili.reason.candidates import Candidates, Tried
@@ -24,8 +25,7 @@ MAX_PRUNED = 50
 def conclude(question: str, graph: Graph, found: Candidates, weigher: Weigher) -> Answer:
     """Return the answer of the best reading."""
     if not found.tried:
-        words = [token.text for token in found.tokens if not token.is_function_word]
-        return _abstain(question, graph, f"nothing in this base is called any of: {', '.join(words)}", (), {})
+        return _abstain(question, graph, _not_understood(found), (), {})
     best = found.tried[0]
     query, outcome = best.compiled.query, best.outcome
     evidence = features(found)
@@ -44,7 +44,8 @@ def conclude(question: str, graph: Graph, found: Candidates, weigher: Weigher) -
         return ranked_answer(question, graph, best, shared)
     names = _names(graph, query, best)
     value = _value(graph, query, best, names)
-    parts = {number: parts for (_, number), parts in weigher.parts.items()}
+    texts = {var.text for var in query.variables}
+    parts = {number: parts for (text, number), parts in weigher.parts.items() if text in texts}
     entities = (
         () if query.aggregate in _WITHOUT_ENTITIES else tuple(Scored(name, shared["confidence"]) for name in names)
     )
@@ -57,6 +58,16 @@ def conclude(question: str, graph: Graph, found: Candidates, weigher: Weigher) -
         paths=paths(graph, outcome.found, parts),
         **shared,
     )
+
+
+def _not_understood(found: Candidates) -> str:
+    """Return which words stand for nothing, or that nothing is asked of what they stand for."""
+    named = {at for one in found.mentions if one.role == Role.ENTITY for at in range(one.start, one.end)}
+    words = [token for token in enumerate(found.tokens) if not token[1].is_function_word]
+    unknown = [token.text for at, token in words if at not in named]
+    if unknown or not words:
+        return f"nothing in this base is called any of: {', '.join(unknown)}"
+    return f"the question does not say what is asked about {', '.join(token.text for _, token in words)}"
 
 
 def _abstain(question: str, graph: Graph, reason: str, near: tuple[str, ...], shared: dict[str, Any]) -> Answer:
