@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 from asking.answers import Asked, ask_all  # noqa: E402
-from asking.calibration import ece  # noqa: E402
+from asking.calibration import brier, brier_of_base_rate, ece  # noqa: E402
 from asking.questions import Question, development  # noqa: E402
 from runner import environment, pin_threads, say  # noqa: E402
 from tuili.files import write_text  # noqa: E402
@@ -107,9 +107,9 @@ def report(sort: str, rows: Sequence[Row], refused: Sequence[Row], probabilities
     num_answerable = answerable.sum() + sum(row.question.answerable for row in refused)
     num_others = len(rows) + len(refused) - num_answerable
     print(f"{sort}: {len(rows)} answers and {len(refused)} refusals, {labels.mean():.3f} of the answers right")
+    judged = probabilities, labels, np.ones(len(rows))
     print(
-        f"out of fold: ECE {ece(probabilities, labels):.3f}, Brier {np.mean((probabilities - labels) ** 2):.3f} "
-        f"(base rate {np.mean((labels.mean() - labels) ** 2):.3f})"
+        f"out of fold: ECE {ece(*judged):.3f}, Brier {brier(*judged):.3f} (base rate {brier_of_base_rate(*judged):.3f})"
     )
     print("threshold  right of answerable  right of answered  unanswerable abstained")
     for threshold in np.arange(0.1, 1.0, 0.1):

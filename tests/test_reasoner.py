@@ -74,3 +74,87 @@ def test_threads_may_share_a_reasoner(films):
     for thread in threads:
         thread.join()
     assert found == [{"Alien", "The Duellists"}] * 8
+
+
+@pytest.mark.parametrize("max_nodes", [0, -1])
+def test_a_budget_of_nothing_is_refused(max_nodes):
+    with pytest.raises(InputError, match="max_nodes"):
+        ReasonerConfig(max_nodes=max_nodes)
+
+
+@pytest.fixture(scope="module")
+def built_in(models, python_base, formulas_base, hpo_base):
+    """A reasoner over the built-in bases, with the encoder."""
+    reasoner = Reasoner()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TUILI_HOME", str(models.parent))
+        for path in (python_base, formulas_base, hpo_base):
+            reasoner.base(path.stem)
+        _ = reasoner.encoder
+    return reasoner
+
+
+SHUTIL = {f"shutil.{name}" for name in ("copy", "copy2", "copyfile", "copymode", "copystat")}
+LDS_AND_MARFAN = {"Aortic root aneurysm", "Retrognathia", "Strabismus", "Joint hypermobility"}
+
+
+@pytest.mark.parametrize(("kb", "question", "expected"), [
+    ("python", "Which parameter of json.dumps controls indentation?", {"indent"}),
+    ("python", "default of maxsize in functools.lru_cache", {"128"}),
+    ("python", "Which functions of shutil take follow_symlinks?", SHUTIL),
+    ("python", "Which base class do json.JSONDecodeError and UnicodeDecodeError share?", {"ValueError"}),
+    ("python", "What type does the parameter that sets the timeout of subprocess.run accept?", {"float", "None"}),
+    ("python", "default of the parameter that controls indentation of the json function that writes to a file object",
+     {"None"}),
+    ("hpo", "Which diseases show ectopia lentis, arachnodactyly and aortic root aneurysm?", {"Marfan syndrome"}),
+    ("hpo", "Which findings do Marfan syndrome and Loeys-Dietz syndrome 1 share?", LDS_AND_MARFAN),
+    ("hpo", "Which of Marfan syndrome and Loeys-Dietz syndrome 1 lacks ectopia lentis?", {"Loeys-Dietz syndrome 1"}),
+    ("hpo", "Give another name for arachnodactyly.", {"Spider fingers"}),
+])  # fmt: skip
+def test_questions_for_entities_of_the_built_in_bases(built_in, kb, question, expected):
+    answer = built_in.ask(question, kb=kb)
+    found = {item.name for item in answer.entities if item.probability >= 0.5}
+    assert not answer.abstained and (found >= expected if kb == "hpo" else found == expected)
+    assert {item.name for item in answer.entities[:1]} <= found
+    assert kb != "hpo" or "diseases" not in question or answer.entities[0].name == "Marfan syndrome"
+
+
+@pytest.mark.parametrize(("question", "value", "unit"), [
+    ("A car accelerates from rest at 3 m/s² for 5 s. How far does it get?", 37.5, "meter"),
+    ("kinetic energy of a 1500 kg car at 90 km/h", 468_750, "joule"),
+    ("12 V across 4 ohm, power", 36, "watt"),
+    ("How long does a 2 kW kettle need for 1.5 kg of water from 20 to 100 °C?", 251.2, "second"),
+    ("wavelength of a 100 MHz wave", 2.998, "meter"),
+    ("A stone falls 20 m: at what speed does it land, and what is its momentum at 2 kg?", 39.6, "kilogram*meter/second"),
+    ("A car of 1200 kg with 4 doors and 2 passengers drives at 20 m/s. What is its kinetic energy?", 240_000, "joule"),
+])  # fmt: skip
+def test_word_problems(built_in, question, value, unit):
+    from tuili.reason.verify import convert
+
+    answer = built_in.ask(question)
+    assert answer.kb == "formulas" and not answer.abstained
+    assert convert(answer.value.magnitude, answer.value.unit, unit) == pytest.approx(value, rel=0.02)
+
+
+@pytest.mark.parametrize(("kb", "question", "text"), [
+    ("python", "How many positional-only parameters does sorted have?", "1"),
+    ("python", "Does pathlib.Path.read_text take an encoding?", "Yes"),
+    ("python", "Does json.dumps take an encoding?", "No"),
+    ("hpo", "Is arthritis a kind of gout?", "No"),
+    ("hpo", "Is gout a kind of arthritis?", "Yes"),
+    ("hpo", "How frequent is arachnodactyly in Marfan syndrome?", "0.629442"),
+    ("hpo", "How frequent is zorbitis in Marfan syndrome?", "no supported answer"),
+    ("python", "default of zorbit in functools.lru_cache", "no supported answer"),
+])  # fmt: skip
+def test_yes_no_counts_frequencies_and_what_is_not_there(built_in, kb, question, text):
+    assert built_in.ask(question, kb=kb).text.partition(":")[0] == text
+
+
+@pytest.mark.parametrize("question", [
+    "a" * 4000, "x " * 2000, "json.dumps " * 300, "🍅" * 50 + " x", "\u202ejson.dumps", "'; DROP TABLE node; --",
+    "Welche Krankheiten zeigen Arachnodaktylie?", "哪个参数控制缩进？", "a\tb", "%s %d {} \\",
+])  # fmt: skip
+def test_odd_questions_get_an_answer_or_a_reason(built_in, question):
+    for kb in ("python", "formulas", "hpo"):
+        answer = built_in.ask(question, kb=kb)
+        assert answer.text and answer.abstained == bool(answer.reason)

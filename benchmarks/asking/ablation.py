@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from asking.answers import Asked, ask
 from asking.descriptions import Described, Remembering, always, descriptions, reciprocal_rank
-from asking.questions import Question
 from runner import Result, share, watched
 from tuili.reason.weights import Mix, Weigher
 
@@ -37,16 +36,16 @@ def ablation(prefix: str, reasoner: Reasoner, asked: Sequence[Asked]) -> Iterato
     """
     from tuili.reasoner import Reasoner, ReasonerConfig
 
-    questions = [one.question for one in asked if not one.wording and one.question.answerable and described(one)]
+    asked = [one for one in asked if one.question.answerable and described(one)]
     encoder = Remembering(reasoner.encoder)
     reader = Reasoner(config=reasoner.config)
     reader.encoder = encoder  # type: ignore[assignment]
-    items = [item for question in watched(questions, "descriptions") for item in descriptions(reader, question)]
+    items = [item for one in watched(asked, "descriptions") for item in descriptions(reader, one.question, one.wording)]
     rows: dict[str, list[Result]] = {}
     for name, mix in mixes(reasoner.config.mix).items():
         chosen = Reasoner(config=ReasonerConfig(mix=mix))
         chosen.encoder = encoder  # type: ignore[assignment]
-        rows[name] = [*_accuracy(f"{prefix}.{name}", chosen, questions), *_ranks(f"{prefix}.{name}", chosen, items)]
+        rows[name] = [*_accuracy(f"{prefix}.{name}", chosen, asked), *_ranks(f"{prefix}.{name}", chosen, items)]
     for name, results in rows.items():
         for result, alone in zip(results, rows["prior"], strict=True):
             baseline = None if name == "prior" else {"name": "prior alone", "value": alone.value}
@@ -58,19 +57,19 @@ def described(one: Asked) -> bool:
     return one.answer.query is not None and any(var.text for var in one.answer.query.variables)
 
 
-def _accuracy(prefix: str, reasoner: Reasoner, questions: Sequence[Question]) -> Iterator[Result]:
-    rights = [float(ask(reasoner, question).right) for question in watched(questions, prefix)]
+def _accuracy(prefix: str, reasoner: Reasoner, asked: Sequence[Asked]) -> Iterator[Result]:
+    rights = [float(ask(reasoner, one.question, one.wording).right) for one in watched(asked, prefix)]
     if rights:
-        yield share(f"{prefix}.accuracy", rights)
+        yield share(f"{prefix}.accuracy", rights, groups=[one.question.id for one in asked])
 
 
 def _ranks(prefix: str, reasoner: Reasoner, items: Sequence[Described]) -> Iterator[Result]:
     """Yield the mean reciprocal rank; descriptions of which no candidate is right can't tell mixes apart."""
+    items = [item for item in items if item.right]
     ranks = []
     for item in items:
-        if item.right:
-            graph = reasoner.base(item.question.kb).graph
-            weigher = Weigher(graph, lambda: reasoner.encoder, reasoner.config.mix)
-            ranks.append(reciprocal_rank(weigher.match(item.text, item.ids), item.right))
+        graph = reasoner.base(item.question.kb).graph
+        weigher = Weigher(graph, lambda: reasoner.encoder, reasoner.config.mix)
+        ranks.append(reciprocal_rank(weigher.match(item.text, item.ids), item.right))
     if ranks:
-        yield share(f"{prefix}.mrr", ranks)
+        yield share(f"{prefix}.mrr", ranks, groups=[item.question.id for item in items])

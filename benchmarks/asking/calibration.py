@@ -6,17 +6,18 @@ should be low, whether the question could have been answered or not.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
 from asking.answers import Asked
-from runner import Result, share
+from runner import Result
 
 NUM_BINS = 10
 NUM_RESAMPLES = 500
 
-Pairs = Sequence[tuple[float, bool]]
+Judged = Sequence[tuple[float, bool, float]]
+"""What was said to be how likely, whether it was so, and how much it counts."""
 
 
 def calibration(prefix: str, asked: Sequence[Asked]) -> Iterator[Result]:
@@ -29,47 +30,44 @@ def calibration(prefix: str, asked: Sequence[Asked]) -> Iterator[Result]:
     yield from reliability(f"{prefix}.entities", probabilities(asked))
 
 
-def confidences(asked: Sequence[Asked]) -> Pairs:
+def confidences(asked: Sequence[Asked]) -> Judged:
     """Return each answer's confidence and whether it was given and is right."""
-    return [(one.answer.confidence, one.right and not one.answer.abstained) for one in asked]
+    return [(one.answer.confidence, one.right and not one.answer.abstained, 1.0) for one in asked]
 
 
-def probabilities(asked: Sequence[Asked]) -> Pairs:
-    """Return each named entity's probability and whether it belongs to the answer.
+def probabilities(asked: Sequence[Asked]) -> Judged:
+    """Return each named entity's probability and whether it belongs to the answer; an answer counts 1 in all.
 
     Where only the best ranked name is known to be right, the others are left out, as nobody knows.
     """
-    pairs: list[tuple[float, bool]] = []
+    judged: list[tuple[float, bool, float]] = []
     for one in asked:
         known = one.question.entities
         if one.question.first is not None:
-            pairs += [(item.probability, item.name == one.question.first) for item in one.answer.entities[:1]]
+            judged += [(item.probability, item.name == one.question.first, 1.0) for item in one.answer.entities[:1]]
         elif known is not None or not one.question.answerable:
-            pairs += [(item.probability, item.name in (known or ())) for item in one.answer.entities]
-    return pairs
+            named = one.answer.entities
+            judged += [(item.probability, item.name in (known or ()), 1 / len(named)) for item in named]
+    return judged
 
 
-def reliability(prefix: str, pairs: Pairs) -> Iterator[Result]:
+def reliability(prefix: str, judged: Judged) -> Iterator[Result]:
     """Yield the errors, and for each filled bin the mean confidence and the share that is right."""
-    yield from errors(prefix, pairs)
+    yield from errors(prefix, judged)
     for place in range(NUM_BINS):
-        inside = [pair for pair in pairs if bin_of(pair[0]) == place]
+        inside = [one for one in judged if bin_of(one[0]) == place]
         name = f"{prefix}.bin.{100 * place // NUM_BINS}-{100 * (place + 1) // NUM_BINS}"
         if inside:
-            mean = float(np.mean([confidence for confidence, _ in inside]))
-            yield Result(f"{name}.confidence", mean, "fraction", None, len(inside))
-            yield share(f"{name}.right", [float(right) for _, right in inside])
+            yield _measured(f"{name}.confidence", inside, lambda said, _, weight: np.average(said, weights=weight))
+            yield _measured(f"{name}.right", inside, lambda _, right, weight: np.average(right, weights=weight))
 
 
-def errors(prefix: str, pairs: Pairs) -> Iterator[Result]:
+def errors(prefix: str, judged: Judged) -> Iterator[Result]:
     """Yield ECE and Brier score; the latter beside that of always saying the share that is right."""
-    if not pairs:
-        return
-    confidence, right = (np.array(column, dtype=float) for column in zip(*pairs, strict=True))
-    yield Result(f"{prefix}.ece", ece(confidence, right), "fraction", _ece_spread(confidence, right), len(pairs))
-    constant = float(np.mean((right.mean() - right) ** 2))
-    squares = [float(value) for value in (confidence - right) ** 2]
-    yield share(f"{prefix}.brier", squares, baseline={"name": "base rate", "value": constant})
+    if judged:
+        yield _measured(f"{prefix}.ece", judged, ece)
+        constant = {"name": "base rate", "value": float(brier_of_base_rate(*_columns(judged)))}
+        yield _measured(f"{prefix}.brier", judged, brier, constant)
 
 
 def bin_of(confidence: float) -> int:
@@ -77,18 +75,38 @@ def bin_of(confidence: float) -> int:
     return min(int(confidence * NUM_BINS + 1e-9), NUM_BINS - 1)
 
 
-def ece(confidence: np.ndarray, right: np.ndarray) -> float:
+def ece(said: np.ndarray, right: np.ndarray, weight: np.ndarray) -> float:
     """Return the expected calibration error over ten bins of equal width.
 
     Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, equation 3.
     """
-    bins = np.array([bin_of(value) for value in confidence])
-    gaps = np.bincount(bins, weights=confidence - right, minlength=NUM_BINS)
-    return float(np.abs(gaps).sum() / len(bins))
+    bins = np.array([bin_of(value) for value in said])
+    gaps = np.bincount(bins, weights=weight * (said - right), minlength=NUM_BINS)
+    return float(np.abs(gaps).sum() / weight.sum())
 
 
-def _ece_spread(confidence: np.ndarray, right: np.ndarray) -> float:
+def brier(said: np.ndarray, right: np.ndarray, weight: np.ndarray) -> float:
+    """Return the mean squared distance between what was said and what was so."""
+    return float(np.average((said - right) ** 2, weights=weight))
+
+
+def brier_of_base_rate(said: np.ndarray, right: np.ndarray, weight: np.ndarray) -> float:
+    """Return the Brier score of always saying the share that is right."""
+    return brier(np.full_like(said, np.average(right, weights=weight)), right, weight)
+
+
+def _measured(
+    name: str, judged: Judged, statistic: Callable[..., float], baseline: dict[str, object] | None = None
+) -> Result:
+    """Return a statistic with half its 95 % percentile bootstrap interval; n is what was judged."""
+    columns = _columns(judged)
     rng = np.random.default_rng(0)
-    draws = (rng.integers(len(right), size=len(right)) for _ in range(NUM_RESAMPLES))
-    low, high = np.quantile([ece(confidence[rows], right[rows]) for rows in draws], (0.025, 0.975))
-    return float(high - low) / 2
+    draws = (rng.integers(len(judged), size=len(judged)) for _ in range(NUM_RESAMPLES))
+    values = [statistic(*(column[rows] for column in columns)) for rows in draws]
+    low, high = np.quantile(values, (0.025, 0.975))
+    spread = float(high - low) / 2 if len(judged) > 1 else None
+    return Result(name, float(statistic(*columns)), "fraction", spread, len(judged), baseline)
+
+
+def _columns(judged: Judged) -> list[np.ndarray]:
+    return [np.array(column, dtype=float) for column in zip(*judged, strict=True)]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tuili.knowledge.graph import Graph
     from tuili.model.encoder import Encoder
 
-NUM_CANDIDATES = 50
+NUM_CANDIDATES = 100
 
 
 class Peer(Protocol):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -159,6 +159,7 @@ class Reasoner:
                 return conclude_derivation(derivation, base.graph)
         load: Callable[[], Encoder] | None = None if self._no_encoder else lambda: self.encoder
         weigher = Weigher(base.graph, load, self.config.mix)
+        base.linker.similarity = None if self._no_encoder else self._similarity
         found = candidates(question, base.graph, base.linker, weigher, self.config.max_nodes)
         clock.lap("link_and_search")
         found = self._settle(found, base.graph, weigher)
@@ -168,6 +169,11 @@ class Reasoner:
         answer = conclude(question, base.graph, found, weigher)
         clock.lap("explain")
         return answer
+
+    def _similarity(self, text: str, labels: Sequence[str]) -> Sequence[float]:
+        """Return the cosine of a text's vector with each label's."""
+        vectors = self.encoder.encode([text, *labels], truncate=True)
+        return [float(one) for one in vectors[1:] @ vectors[0]]
 
     def _settle(self, found: Candidates, graph: Graph, weigher: Weigher) -> Candidates:
         """Repeat the best reading's search with all edge weights where words alone are not enough."""

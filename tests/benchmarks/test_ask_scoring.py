@@ -11,7 +11,7 @@ import pytest
 
 from asking.accuracy import accuracy, best_peer, slug
 from asking.answers import Asked
-from asking.calibration import bin_of, calibration, confidences, ece, probabilities
+from asking.calibration import bin_of, brier, calibration, confidences, ece, probabilities
 from asking.descriptions import reciprocal_rank
 from asking.peers import Bm25, peer_answer
 from asking.questions import FOLDER, Question, development, few_of_each, held_out, question
@@ -185,7 +185,9 @@ def test_a_kind_becomes_part_of_a_name() -> None:
 
 def test_the_calibration_error_of_a_known_case() -> None:
     confidence, right = np.array([0.95, 0.95, 0.15, 0.15]), np.array([1.0, 0.0, 0.0, 0.0])
-    assert ece(confidence, right) == pytest.approx((2 * 0.45 + 2 * 0.15) / 4)
+    assert ece(confidence, right, np.ones(4)) == pytest.approx((2 * 0.45 + 2 * 0.15) / 4)
+    assert ece(confidence, right, np.array([0.0, 1.0, 0.0, 0.0])) == pytest.approx(0.95)
+    assert brier(confidence, right, np.ones(4)) == pytest.approx((0.05**2 + 0.95**2 + 2 * 0.15**2) / 4)
     assert [bin_of(value) for value in (0.0, 0.1, 0.3, 0.69, 0.7, 1.0)] == [0, 1, 3, 6, 7, 9]
 
 
@@ -194,7 +196,7 @@ def test_an_abstention_is_no_right_answer() -> None:
         asked(asked_for(answerable=False), named(abstained=True)),
         asked(asked_for(entities=["a"]), named(("a", 0.9))),
     ]
-    assert confidences(rows) == [(0.8, False), (0.8, True)]
+    assert confidences(rows) == [(0.8, False, 1.0), (0.8, True, 1.0)]
     assert {row.name for row in calibration("c", rows)} >= {"c.ece", "c.brier", "c.bin.80-90.right", "c.entities.ece"}
 
 
@@ -202,8 +204,8 @@ def test_only_entities_that_somebody_knows_about_are_judged() -> None:
     ranked = asked(asked_for(first="a"), named(("a", 0.9), ("b", 0.6)))
     whole = asked(asked_for(entities=["a"]), named(("a", 0.9), ("b", 0.6)))
     counted = asked(asked_for(value={"magnitude": 1, "unit": ""}), named(("a", 0.9)))
-    assert probabilities([ranked, counted]) == [(0.9, True)]
-    assert probabilities([whole]) == [(0.9, True), (0.6, False)]
+    assert probabilities([ranked, counted]) == [(0.9, True, 1.0)]
+    assert probabilities([whole]) == [(0.9, True, 0.5), (0.6, False, 0.5)]
 
 
 def test_of_equal_weights_the_wrong_one_is_taken_for_first() -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from tuili.knowledge.graph import Graph
@@ -127,30 +128,30 @@ def build_lexicon(graph: Graph) -> Lexicon:
 
 
 def _add_relation(graph: Graph, lexicon: Lexicon, relation: Relation) -> None:
-    name = relation.name
     kinds = {stems(word) for kind in graph.kinds.values() for word in (kind.name, *kind.words)}
-
-    def add(phrase: str, mention: Mention) -> None:
+    for phrase, mention in _relation_phrases(relation):
         if _bare(phrase) not in kinds:
             lexicon.add(phrase, mention)
-
-    described = bool(relation.words or relation.nouns or relation.inverse_words)
-    add(name, Mention(0, 0, Role.RELATION, name, 0.9, noun=described, directed=described))
-    if relation.inverse:
-        add(relation.inverse, Mention(0, 0, Role.RELATION, name, 0.9, inverse=True, noun=True))
-    for noun in relation.nouns:
-        add(noun, Mention(0, 0, Role.RELATION, name, 0.8, noun=True))
-    for noun in relation.inverse_nouns:
-        add(noun, Mention(0, 0, Role.RELATION, name, 0.8, inverse=True, noun=True))
-    for word in relation.words:
-        add(word, Mention(0, 0, Role.RELATION, name, 0.7))
-    for word in [] if described else _guessed_words(name):
-        add(word, _guess(name))
-    for word in relation.inverse_words:
-        add(word, Mention(0, 0, Role.RELATION, name, 0.7, inverse=True))
     for qualifier, words in relation.qualifiers.items():
         for word in (qualifier, *words):
-            lexicon.add(word, Mention(0, 0, Role.QUALIFIER, f"{name}\n{qualifier}", 0.9))
+            lexicon.add(word, Mention(0, 0, Role.QUALIFIER, f"{relation.name}\n{qualifier}", 0.9))
+
+
+def _relation_phrases(relation: Relation) -> Iterator[tuple[str, Mention]]:
+    """Yield the phrases that name a relation, with how each reads."""
+    name = relation.name
+    described = bool(relation.words or relation.nouns or relation.inverse_words)
+    noun = Mention(0, 0, Role.RELATION, name, 0.8, noun=True)
+    verb = Mention(0, 0, Role.RELATION, name, 0.7)
+    yield name, replace(noun, score=0.9, noun=described, directed=described)
+    if relation.inverse:
+        yield relation.inverse, replace(noun, score=0.9, inverse=True)
+    yield from ((phrase, noun) for phrase in relation.nouns)
+    yield from ((phrase, replace(noun, inverse=True)) for phrase in relation.inverse_nouns)
+    yield from ((phrase, verb) for phrase in relation.words)
+    yield from ((phrase, replace(verb, inverse=True)) for phrase in relation.inverse_words)
+    if not described:
+        yield from ((phrase, _guess(name)) for phrase in _guessed_words(name))
 
 
 def _bare(phrase: str) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from functools import cached_property
 from tuili.knowledge.graph import Entity, Graph
 from tuili.knowledge.lexicon import Lexicon, Mention, Role, build_lexicon, is_plural, singular
 from tuili.knowledge.records import normalise
-from tuili.knowledge.text import OPENING_WORDS, Token, is_light, stems, tokenise
+from tuili.knowledge.text import OPENING_WORDS, Token, content_stems, is_light, stems, tokenise
 
 MAX_SPAN = 12
 MAX_IDS = 400
@@ -27,6 +27,12 @@ INFLECTED_PENALTY = 0.2
 CASE_BONUS = 0.4
 MAX_VARIANTS = 3
 ARTICLE_PENALTY = 0.7
+MAX_RUNS = 3
+MAX_RUN_WORDS = 6
+MAX_FULL_TEXT = 12
+WORDS_SCORE = 0.6
+MEANING_SCORE = 0.4
+MEANING_CUTOFF = 0.8
 FIRM_SCORE = 1.2
 
 # How similar each text is to a query, 0 to 1 (an encoder; see `tuili.reason.weights`).
@@ -62,6 +68,7 @@ class Linker:
         for at, token in enumerate(tokens):
             if at not in known and (token.is_code or self._is_unexplained(at, token, found)):
                 found.extend(self._fuzzy(at, token))
+        found.extend(self._by_words(tokens, found))
         grounded = _without_covered_kinds(self._ground(tokens, found))
         grounded.extend(self._appositions(tokens, grounded))
         grounded.extend(_clauses(tokens, grounded))
@@ -226,6 +233,37 @@ class Linker:
             )
         yield from variants
 
+    def _by_words(self, tokens: Sequence[Token], found: Sequence[Mention]) -> list[Mention]:
+        """Link runs of unexplained words by full text: the same words in another order or form, else by meaning."""
+        covered = {at for one in found if one.role == Role.ENTITY for at in range(one.start, one.end)}
+        linked: list[Mention] = []
+        for start, end in _runs(tokens, covered)[:MAX_RUNS]:
+            text = " ".join(token.text for token in tokens[start:end])
+            rows = [
+                (entity, label)
+                for number, _ in self.graph.search(text, limit=MAX_FULL_TEXT)
+                for entity in self.graph.entities([number])
+                for label in (entity.name, *entity.aliases)
+                if " " in label
+            ]
+            wanted = set(content_stems(text))
+            same = [entity for entity, label in rows if set(content_stems(label)) == wanted]
+            how, score = "words", WORDS_SCORE
+            if not same and rows and self.similarity is not None:
+                how, score, same = "meaning", MEANING_SCORE, self._nearest(text, rows)
+            if same:
+                score += 0.7 * (len(wanted) - 1)
+                linked.append(
+                    Mention(start, end, Role.ENTITY, normalise(text), score, how, (same[0].id,), (same[0].kind,))
+                )
+        return linked
+
+    def _nearest(self, text: str, rows: Sequence[tuple[Entity, str]]) -> list[Entity]:
+        assert self.similarity is not None
+        scores = self.similarity(text, [label for _, label in rows])
+        best = max(range(len(rows)), key=lambda at: scores[at])
+        return [rows[best][0]] if scores[best] >= MEANING_CUTOFF else []
+
     def _is_common_noun(self, tokens: Sequence[Token], start: int, entity: Entity) -> bool:
         """Tell whether a word after "a" is a thing of that sort, not the one that bears the name ("a list")."""
         kind = self.graph.kinds.get(entity.kind)
@@ -263,6 +301,20 @@ def _name_spans(tokens: Sequence[Token]) -> Iterable[tuple[int, int]]:
             words = sum(not token.is_mark for token in tokens[start:end])
             if words >= shortest and (not last.is_mark or is_bracketed):
                 yield start, end
+
+
+def _runs(tokens: Sequence[Token], covered: set[int]) -> list[tuple[int, int]]:
+    """Return runs of at least two content words that no entity explains."""
+    runs = []
+    start = 0
+    while start < len(tokens):
+        end = start
+        while end < len(tokens) and end not in covered and not is_light(tokens[end]):
+            end += 1
+        if 2 <= end - start <= MAX_RUN_WORDS:
+            runs.append((start, end))
+        start = end + 1
+    return runs
 
 
 def _splits_compound(tokens: Sequence[Token], mention: Mention) -> bool:

@@ -68,7 +68,12 @@ def presupposed(graph: Graph, query: Query, outcome: Outcome) -> str:
 
 
 def _is_predicate(graph: Graph, query: Query, constraint: Constraint) -> bool:
-    """Tell whether a constraint ascribes one of a few fixed values, as an adjective does ("keyword-only")."""
+    """Tell whether a constraint ascribes one of a few fixed values, as an adjective does ("keyword-only").
+
+    What the question says something more about is no such value.
+    """
+    if any(other.subject == constraint.object for other in query.constraints):
+        return False
     return any(
         len(graph.members(kind, MAX_ADJECTIVES + 1)) <= MAX_ADJECTIVES for kind in query.var(constraint.object).kinds
     )
