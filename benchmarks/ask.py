@@ -57,6 +57,8 @@ def _ask(options: Options, reasoner: Reasoner, questions: Sequence[Question], pr
         return []
     say(f"{len(questions)} {stage}")
     warm_up(reasoner, questions)
+    if not any(options.wants(f"{prefix}.{name}") for name in ("all", *(one.kb for one in questions))):
+        return ask_all(reasoner, questions, stage)
     return ask_all(reasoner, questions, stage, peers=[Bm25(), Dense(reasoner.encoder)], rewording_peers=[Bm25()])
 
 

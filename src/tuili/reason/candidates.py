@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tuili.errors import LimitError
 from tuili.knowledge.compile import Compiled, Compiler
 from tuili.knowledge.graph import Graph
 from tuili.knowledge.lexicon import Mention, Role
@@ -17,6 +19,7 @@ from tuili.reason.weights import Weigher
 NUM_READINGS = 48
 NUM_TRIED = 12
 NUM_TRIED_CLAUSES = 5
+MAX_THINGS = 60
 
 
 @dataclass
@@ -47,9 +50,15 @@ class Candidates:
 
 
 def candidates(question: str, graph: Graph, linker: Linker, weigher: Weigher, max_nodes: int) -> Candidates:
-    """Link, compile and try a question; `tried` is sorted, best first."""
+    """Link, compile and try a question; `tried` is sorted, best first.
+
+    Raises:
+        InputError: the question holds no word.
+        LimitError: it is too long, or speaks of more than `MAX_THINGS` things.
+    """
     tokens = tokenise(question)
     mentions = linker.mentions(question, tokens)
+    _check_number(mentions)
     compiler = Compiler(graph, tokens)
     compiled: dict[object, Compiled] = {}
     for reading in readings(tokens, mentions, NUM_READINGS):
@@ -61,6 +70,13 @@ def candidates(question: str, graph: Graph, linker: Linker, weigher: Weigher, ma
     clauses = [one for one in ranked[NUM_TRIED:] if any(mention.role == Role.TEXT for mention in one.mentions)]
     tried = [_try(graph, one, weigher, max_nodes) for one in [*ranked[:NUM_TRIED], *clauses[:NUM_TRIED_CLAUSES]]]
     return Candidates(tokens, mentions, sorted(tried, key=lambda one: -one.score))
+
+
+def _check_number(mentions: Sequence[Mention]) -> None:
+    """Refuse a question whose readings would take too long: the time grows with the square of what it names."""
+    number = len({one.start for one in mentions if one.role in (Role.ENTITY, Role.KIND)})
+    if number > MAX_THINGS:
+        raise LimitError(f"the question speaks of {number} things, the limit is {MAX_THINGS}; ask in parts")
 
 
 def _try(graph: Graph, compiled: Compiled, weigher: Weigher, max_nodes: int) -> Tried:

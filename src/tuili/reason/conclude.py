@@ -94,9 +94,18 @@ def _objection(graph: Graph, best: Tried, confidence: float) -> str:
     if query.aggregate == Aggregate.QUALIFIER and not _qualifier_data(query, best):
         return f"the base states the fact without its {query.qualifier}"
     if confidence < 0.5:
-        unexplained = f"the base has no fact about {', '.join(query.unexplained)}" if query.unexplained else ""
-        return unexplained or f"the question's words don't fit any fact well enough (best: {query.describe()})"
+        return _misfit(query)
     return ""
+
+
+def _misfit(query: Query) -> str:
+    """Name the words of the question that nothing in the base fits."""
+    if query.unexplained:
+        return f"the base has no fact about {', '.join(query.unexplained)}"
+    described = next((var for var in query.variables if var.text), None)
+    if described is not None:
+        return f"no {' or '.join(described.kinds) or 'entity'} in question fits “{described.text}” well enough"
+    return f"the question's words don't fit any fact well enough (best: {query.describe()})"
 
 
 def _names(graph: Graph, query: Query, best: Tried) -> list[str]:

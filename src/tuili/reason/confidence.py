@@ -32,7 +32,9 @@ def features(found: Candidates) -> dict[str, float]:
         "unexplained": float(len(query.unexplained)),
         "foreign": float(_is_foreign(best)),
         "described": float(bool(texts)),
-        "misfit": 1.0 - max((support.fit for support in outcome.found.values()), default=0.0) if texts else 0.0,
+        "misfit": 1.0 - max((support.fit for support in outcome.found.values()), default=0.0) ** (1 / len(texts))
+        if texts
+        else 0.0,
         "described_words": min(sum(len(text.split()) for text in texts), 8) / 8,
         "weakest_link": min((min(mention.score, MAX_LINK) for mention in named.values()), default=0.0),
         "elsewhere": float(any(mention.how == "elsewhere" for mention in named.values())),

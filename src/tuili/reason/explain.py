@@ -64,7 +64,7 @@ def wording(graph: Graph, query: Query, outcome: Outcome, names: Sequence[str], 
     if query.aggregate == Aggregate.COUNT:
         return _number(value) if value else "0"
     if query.aggregate == Aggregate.QUALIFIER and value is not None:
-        return _number(value)
+        return f"{value.magnitude:.4g} ({_stated(query, outcome)})"
     if query.aggregate == Aggregate.DESCRIBE:
         entity = graph.entity(next(iter(outcome.found)))
         return f"{entity.name}: {entity.description}" if entity.description else entity.name
@@ -72,6 +72,13 @@ def wording(graph: Graph, query: Query, outcome: Outcome, names: Sequence[str], 
         counts = "; ".join(f"{graph.entity(number).name}: {count}" for number, count in outcome.counts.items())
         return f"{', '.join(names)} ({counts})"
     return ", ".join(names)
+
+
+def _stated(query: Query, outcome: Outcome) -> str:
+    """Return what the fact itself says, as it was stated ("124/197")."""
+    facts = (fact for support in outcome.found.values() for fact in support.facts)
+    data = next((fact.data[query.qualifier] for fact in facts if fact.data.get(query.qualifier)), "")
+    return str(data.get("text", "")) if isinstance(data, Mapping) else str(data)
 
 
 def _yes_no(graph: Graph, outcome: Outcome) -> str:

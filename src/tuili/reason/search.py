@@ -57,6 +57,7 @@ class Search:
         self.max_nodes = max_nodes
         self.min_fit = min_fit
         self.outcome = Outcome()
+        self._held: dict[tuple[int, str], bool] = {}
 
     def run(self) -> Outcome:
         """Evaluate the query; a search that hits the budget is marked partial."""
@@ -135,7 +136,7 @@ class Search:
         self.outcome.num_expanded += len(nodes)
         if self.outcome.num_expanded > self.max_nodes:
             self.outcome.is_partial = True
-            return nodes[: self.max_nodes]
+            return nodes[: max(0, self.max_nodes - self.outcome.num_expanded + len(nodes))]
         return nodes
 
     def _grow(
@@ -245,12 +246,16 @@ class Search:
 
     def _holds(self, number: int, var: Var, visited: frozenset[str]) -> bool:
         """Tell whether an entity can be a free variable, given all constraints away from `visited`."""
-        found = {number: Support()} if self._has_kind(number, var) else {}
-        visited = visited | {var.name}
-        for constraint in self.query.constraints:
-            if found and self._other(constraint, var.name, visited):
-                found = self._test(found, constraint, var.name, visited)
-        return bool(found)
+        key = (number, var.name)
+        if key not in self._held:
+            self._held[key] = self._has_kind(number, var) and self._has_facts(number, var, visited | {var.name})
+        return self._held[key]
+
+    def _has_facts(self, number: int, var: Var, visited: frozenset[str]) -> bool:
+        around = [one for one in self.query.constraints if self._other(one, var.name, visited)]
+        if around and not self._budget([number]):
+            return False
+        return all(self._test({number: Support()}, one, var.name, visited) for one in around)
 
     def _has_kind(self, number: int, var: Var) -> bool:
         return not var.kinds or self.graph.entity(number).kind in var.kinds
