@@ -130,7 +130,8 @@ def show(result: Result) -> str:
     spread = "" if result.spread is None else f" ± {result.spread:.3g}"
     peer = f"; {result.baseline['name']} {result.baseline['value']:.4g}" if result.baseline else ""
     target = "" if result.target is None else f"; target {result.target:g}"
-    return f"{result.name} = {result.value:.4g}{spread} {result.unit} (n = {result.n}{peer}{target})"
+    value = f"{result.value:,.0f}" if abs(result.value) >= 10_000 else f"{result.value:.4g}"
+    return f"{result.name} = {value}{spread} {result.unit} (n = {result.n}{peer}{target})"
 
 
 # -- progress and threads ------------------------------------------------------------------------

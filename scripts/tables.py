@@ -89,8 +89,13 @@ def value(row: dict[str, Any]) -> str:
     if row["value"] is None:
         return "-"
     factor, unit = (100, "%") if row["unit"] == "fraction" else (1, row["unit"])
-    spread = f" ± {row['spread'] * factor:.2g}" if row["spread"] else ""
-    return f"{row['value'] * factor:.4g}{spread} {unit}".strip()
+    spread = f" ± {short(row['spread'] * factor, 2)}" if row["spread"] else ""
+    return f"{short(row['value'] * factor)}{spread} {unit}".strip()
+
+
+def short(number: float, digits: int = 4) -> str:
+    """Return a number with so many significant digits, a large one without an exponent."""
+    return f"{number:.{digits}g}" if abs(number) < 10_000 else f"{float(f'{number:.{digits}g}'):,.0f}"
 
 
 def baseline(row: dict[str, Any]) -> str:

@@ -3,7 +3,7 @@ import threading
 
 import pytest
 
-from tuili import DependencyError, InputError, ModelFileError, Reasoner, ReasonerConfig, StoreError
+from tuili import DependencyError, InputError, LimitError, ModelFileError, Reasoner, ReasonerConfig, StoreError
 
 QUESTION = "Which films are directed by Ridley Scott?"
 
@@ -125,7 +125,7 @@ def test_questions_for_entities_of_the_built_in_bases(built_in, kb, question, ex
     ("12 V across 4 ohm, power", 36, "watt"),
     ("How long does a 2 kW kettle need for 1.5 kg of water from 20 to 100 °C?", 251.2, "second"),
     ("wavelength of a 100 MHz wave", 2.998, "meter"),
-    ("A stone falls 20 m: at what speed does it land, and what is its momentum at 2 kg?", 39.6, "kilogram*meter/second"),
+    ("A stone falls 20 m: at what speed does it land, and what is its momentum at 2 kg?", 39.6, "newton * second"),
     ("A car of 1200 kg with 4 doors and 2 passengers drives at 20 m/s. What is its kinetic energy?", 240_000, "joule"),
 ])  # fmt: skip
 def test_word_problems(built_in, question, value, unit):
@@ -142,19 +142,31 @@ def test_word_problems(built_in, question, value, unit):
     ("python", "Does json.dumps take an encoding?", "No"),
     ("hpo", "Is arthritis a kind of gout?", "No"),
     ("hpo", "Is gout a kind of arthritis?", "Yes"),
-    ("hpo", "How frequent is arachnodactyly in Marfan syndrome?", "0.629442"),
+    ("hpo", "How frequent is arachnodactyly in Marfan syndrome?", "0.6294"),
     ("hpo", "How frequent is zorbitis in Marfan syndrome?", "no supported answer"),
     ("python", "default of zorbit in functools.lru_cache", "no supported answer"),
 ])  # fmt: skip
 def test_yes_no_counts_frequencies_and_what_is_not_there(built_in, kb, question, text):
-    assert built_in.ask(question, kb=kb).text.partition(":")[0] == text
+    assert built_in.ask(question, kb=kb).text.startswith(text)
 
 
 @pytest.mark.parametrize("question", [
-    "a" * 4000, "x " * 2000, "json.dumps " * 300, "🍅" * 50 + " x", "\u202ejson.dumps", "'; DROP TABLE node; --",
-    "Welche Krankheiten zeigen Arachnodaktylie?", "哪个参数控制缩进？", "a\tb", "%s %d {} \\",
+    "a" * 4000,
+    "🍅" * 50 + " x",
+    "\u202ejson.dumps",
+    "'; DROP TABLE node; --",
+    "Welche Krankheiten zeigen Arachnodaktylie?",
+    "哪个参数控制缩进？",
+    "a\tb",
+    "%s %d {} \\",
 ])  # fmt: skip
 def test_odd_questions_get_an_answer_or_a_reason(built_in, question):
     for kb in ("python", "formulas", "hpo"):
         answer = built_in.ask(question, kb=kb)
         assert answer.text and answer.abstained == bool(answer.reason)
+
+
+@pytest.mark.parametrize("question", ["json.dumps " * 300, "x " * 2000])
+def test_a_question_that_speaks_of_too_much_is_refused(built_in, question):
+    with pytest.raises(LimitError, match="ask in parts"):
+        built_in.ask(question, kb="python")

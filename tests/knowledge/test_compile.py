@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tuili.errors import TuiliError
+from tuili.errors import LimitError, TuiliError
 from tuili.knowledge.query import Aggregate
 from tuili.knowledge.sources.triples import read_tsv
 
@@ -100,7 +100,7 @@ LISTS = [
     ("Which signs does the disease called late blight show?", {"Brown spot", "Fruit rot", "Leaf curl"}),
     # descriptions
     ("Which setting of the mower is about the height of the cut?", {"depth"}),
-    ("Which remedy is a yellow powder?", {"Sulphur dust"}),
+    ("Which remedy is a yellow powder that dries spores?", {"Sulphur dust"}),
 ]
 
 
@@ -217,9 +217,10 @@ def test_no_question_breaks_anything(garden, question):
 
 
 def test_the_longest_question_is_read(garden):
-    words = "Which diseases affect the tomato and " + "the potato and " * 400
-    answer = garden.ask(words[:3999])
-    assert answer.text
+    assert garden.ask("Which diseases affect the tomato" + " and the potato" * 50 + "?").text
+    assert garden.ask("Which diseases affect the tomato? " + "zorbit " * 560).abstained
+    with pytest.raises(LimitError, match="ask in parts"):
+        garden.ask("Which diseases affect the tomato and " + "the potato and " * 260)
 
 
 # -- triples without a schema ------------------------------------------------------------------
@@ -232,7 +233,6 @@ def films(reasoner_over, tmp_path_factory):
     return reasoner_over(read_tsv(path))
 
 
-ENDS = "which end a relation's words speak of is not checked against the facts"
 NOUNS = "a noun for the only kind of a base counts as unknown"
 
 
@@ -244,15 +244,15 @@ NOUNS = "a noun for the only kind of a base counts as unknown"
     ("Which of Alien and Heat was directed by Michael Mann?", {"Heat"}),
     ("Which films star Meryl Streep?", set()),
     ("Who composed Alien?", set()),
-    broken("Who directed Alien?", {"Ridley Scott"}, why=ENDS),
-    broken("Who directed both Heat and Collateral?", {"Michael Mann"}, why=ENDS),
-    broken("Who starred in Heat?", {"Al Pacino", "Robert De Niro"}, why=ENDS),
-    broken("What is the genre of Alien?", {"Horror"}, why=ENDS),
-    broken("What films did Ridley Scott direct?", {"Alien", "Blade Runner", "Gladiator"}, why=NOUNS),
-    broken("Which films are directed by Ridley Scott?", {"Alien", "Blade Runner", "Gladiator"}, why=NOUNS),
-    broken("Which films directed by Ridley Scott star Harrison Ford?", {"Blade Runner"}, why=NOUNS),
+    ("Who directed Alien?", {"Ridley Scott"}),
+    ("Who directed both Heat and Collateral?", {"Michael Mann"}),
+    ("Who starred in Heat?", {"Al Pacino", "Robert De Niro"}),
+    ("What is the genre of Alien?", {"Horror"}),
+    ("What films did Ridley Scott direct?", {"Alien", "Blade Runner", "Gladiator"}),
+    ("Which films are directed by Ridley Scott?", {"Alien", "Blade Runner", "Gladiator"}),
+    ("Which films directed by Ridley Scott star Harrison Ford?", {"Blade Runner"}),
     broken("Films directed by Ridley Scott that star Harrison Ford", {"Blade Runner"}, why=NOUNS),
-    broken("Who directed the films that star Harrison Ford?", {"Ridley Scott", "Peter Weir"}, why=NOUNS),
+    ("Who directed the films that star Harrison Ford?", {"Ridley Scott", "Peter Weir"}),
 ])  # fmt: skip
 def test_triples_without_a_schema(films, question, expected):
     assert names(films.ask(question)) == expected
@@ -262,8 +262,8 @@ def test_triples_without_a_schema(films, question, expected):
     ("Does Heat star Al Pacino?", "Yes"),
     ("Does Heat star Tom Cruise?", "No"),
     ("Did Ridley Scott direct Heat?", "No"),
-    broken("Did Ridley Scott direct Alien?", "Yes", why=ENDS),
-    broken("Is Alien directed by Ridley Scott?", "Yes", why=ENDS),
+    ("Did Ridley Scott direct Alien?", "Yes"),
+    ("Is Alien directed by Ridley Scott?", "Yes"),
 ])  # fmt: skip
 def test_yes_or_no_over_triples(films, question, verdict):
     assert films.ask(question).text.partition(":")[0] == verdict

@@ -53,7 +53,6 @@ def test_only_links_that_the_query_uses_are_shown(graph):
 @pytest.mark.parametrize(("aggregate", "names", "value", "expected"), [
     (Aggregate.LIST, ["a", "b"], None, "a, b"),
     (Aggregate.COUNT, ["a", "b"], Number(2), "2"),
-    (Aggregate.QUALIFIER, [], Number(0.25), "0.25"),
     (Aggregate.QUALIFIER, ["Rare"], None, "Rare"),
     (Aggregate.ALIASES, ["c"], None, "c"),
 ])  # fmt: skip

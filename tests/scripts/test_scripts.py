@@ -60,6 +60,11 @@ def test_targets_are_shown_where_there_are_some(results: Path):
     assert "| latency/warm | 12.34 ms | 5 |  |  |" in text
 
 
+def test_large_numbers_have_no_exponent(results: Path):
+    results.write_text(json.dumps([{**ROWS[1], "value": 1234567.0, "spread": 12345.0, "unit": "1/s"}]))
+    assert "| 1,235,000 ± 12,000 1/s |" in tables.filled(EMPTY.replace(" accuracy", ""))
+
+
 def test_long_functions_and_files_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(size, "ROOT", tmp_path)
     (tmp_path / "src").mkdir()

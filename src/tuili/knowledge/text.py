@@ -149,6 +149,12 @@ def _token(match: re.Match[str]) -> Token:
     return Token(text, start, end, stem(text), is_code, match.lastgroup == "mark")
 
 
+def telling_stems(text: str) -> list[str]:
+    """Return the stems of the words that tell one entity from another; all content if none does."""
+    words = [word for word in re.findall(r"[^\W_]+", text.replace("_", " ")) if word.casefold() not in LIGHT_WORDS]
+    return content_stems(" ".join(words)) or content_stems(text)
+
+
 def content_stems(text: str) -> list[str]:
     """Return the stems of the words that carry content, in order, repeated ones once."""
     words = re.findall(r"[^\W_]+", text.replace("_", " "))

@@ -17,6 +17,8 @@ from tuili.reason.answer import Pruned
 
 MAX_NODES = 20_000
 SHORTLIST = 60
+# How many facts a search may follow for each entity that it may touch.
+STEPS_PER_NODE = 5
 
 # Scores how well each entity (by id) fits a description, 0 to 1.
 Matcher = Callable[[str, Sequence[int]], Mapping[int, float]]
@@ -57,6 +59,7 @@ class Search:
         self.max_nodes = max_nodes
         self.min_fit = min_fit
         self.outcome = Outcome()
+        self._num_steps = 0
         self._held: dict[tuple[int, str], bool] = {}
 
     def run(self) -> Outcome:
@@ -196,7 +199,8 @@ class Search:
         for target, joined in steps:
             if target not in reached or len(joined.facts) < len(reached[target].facts):
                 reached[target] = joined
-            if len(reached) > self.max_nodes:
+            self._num_steps += 1
+            if len(reached) > self.max_nodes or self._num_steps > STEPS_PER_NODE * self.max_nodes:
                 self.outcome.is_partial = True
                 break
         self.outcome.num_expanded += len(reached)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tuili.knowledge.graph import Entity, Graph
-from tuili.knowledge.text import content_stems
+from tuili.knowledge.text import content_stems, telling_stems
 
 if TYPE_CHECKING:
     from tuili.model.encoder import Encoder
@@ -77,7 +77,7 @@ class Weigher:
     def _priors(self, text: str, ids: Sequence[int]) -> dict[int, float]:
         entities = self.graph.entities(ids)
         bags = [_bag(entity) for entity in entities]
-        words = content_stems(text)
+        words = telling_stems(text)
         idf = {
             word: math.log((len(bags) + 2) / (sum(_share(word, bag) > 0 for bag in bags) + 1)) + 0.1 for word in words
         }
