@@ -19,6 +19,8 @@ from asking.routing import routing
 from runner import Options, Result, run, say
 from tuili.reasoner import Reasoner
 
+NUM_SMOKE = 6
+
 
 def measure(options: Options) -> Iterator[Result]:
     """Yield every result that is asked for."""
@@ -30,7 +32,7 @@ def measure(options: Options) -> Iterator[Result]:
     questions = read_test(options.test) if options.test else development()
     yield from _development(options, reasoner, _some(options, questions))
     if options.test is None and options.wants("ask.test"):
-        asked = _ask(options, reasoner, _some(options, held_out(), 3), "ask.test", "held-out questions")
+        asked = _ask(options, reasoner, _some(options, held_out(), NUM_SMOKE // 2), "ask.test", "held-out questions")
         yield from accuracy("ask.test", asked)
         yield from calibration("ask.test.calibration", asked)
     if options.wants("ask.routing"):
@@ -62,13 +64,13 @@ def _ask(options: Options, reasoner: Reasoner, questions: Sequence[Question], pr
     return ask_all(reasoner, questions, stage, peers=[Bm25(), Dense(reasoner.encoder)], rewording_peers=[Bm25()])
 
 
-def _some(options: Options, questions: Sequence[Question], num: int = 0) -> list[Question]:
-    """Return the questions; of a smoke run one of each kind, in one other wording, and `num` of a base."""
+def _some(options: Options, questions: Sequence[Question], num: int = NUM_SMOKE) -> list[Question]:
+    """Return the questions; of a smoke run `num` of each base, of different kinds, in one other wording."""
     if not options.smoke:
         return list(questions)
-    one_wording = [replace(one, wordings=one.wordings[:1]) for one in few_of_each(questions, 1)]
-    bases = dict.fromkeys(one.kb for one in one_wording)
-    return [one for base in bases for one in [one for one in one_wording if one.kb == base][: num or None]]
+    one_each = [replace(one, wordings=one.wordings[:1]) for one in few_of_each(questions, 1)]
+    of_bases = [[one for one in one_each if one.kb == base] for base in dict.fromkeys(one.kb for one in one_each)]
+    return [one for same in of_bases for one in same[:: -(-len(same) // num)]]
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import os
 import platform
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -244,39 +245,39 @@ class Spent:
     stdout: str
 
 
+# Runs a command from a small process: a child starts with the peak memory of the one that forks it.
+_LAUNCHER = """
+import json, resource, subprocess, sys, time
+start = time.perf_counter()
+code = subprocess.run(sys.argv[2:]).returncode
+usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+spent = [code, time.perf_counter() - start, usage.ru_utime + usage.ru_stime, usage.ru_maxrss]
+open(sys.argv[1], "w").write(json.dumps(spent))
+"""
+
+
 def measure_process(command: Sequence[str], env: Mapping[str, str] | None = None) -> Spent:
     """Run a command to its end.
 
     Raises:
         RuntimeError: it failed; the message holds the end of its stderr.
     """
-    start = time.perf_counter()
-    process = subprocess.Popen(
-        command, env={**os.environ, **(env or {})}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    stdout, stderr = _outputs(process)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    wall_s = time.perf_counter() - start
-    if process.returncode:
-        raise RuntimeError(f"{' '.join(command[:4])} ended with {process.returncode}: {stderr[-500:]}")
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "spent.json"
+        done = subprocess.run(
+            [sys.executable, "-S", "-c", _LAUNCHER, str(report), *command],
+            env={**os.environ, **(env or {})},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if not report.is_file():
+            raise RuntimeError(f"{' '.join(command[:4])} could not be started: {done.stderr[-500:]}")
+        code, wall_s, cpu_s, peak = json.loads(report.read_text(encoding="utf-8"))
+    if code:
+        raise RuntimeError(f"{' '.join(command[:4])} ended with {code}: {done.stderr[-500:]}")
     per_mib = 1 << 20 if sys.platform == "darwin" else 1 << 10
-    return Spent(wall_s, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / per_mib, stdout)
-
-
-def _outputs(process: subprocess.Popen[str]) -> tuple[str, str]:
-    """Read both streams to their ends without reaping the process, whose usage is asked for later."""
-    import threading
-
-    assert process.stdout is not None and process.stderr is not None
-    errors: list[str] = []
-    reader = threading.Thread(target=lambda: errors.append(process.stderr.read()))
-    reader.start()
-    stdout = process.stdout.read()
-    reader.join()
-    process.stdout.close()
-    process.stderr.close()
-    return stdout, "".join(errors)
+    return Spent(wall_s, cpu_s, peak / per_mib, done.stdout)
 
 
 # -- environment ---------------------------------------------------------------------------------

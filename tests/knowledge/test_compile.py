@@ -49,7 +49,7 @@ LISTS = [
     ("Which diseases affect tomato or rose?", {"Late blight", "Fusarium wilt", "Rose rust"}),
     ("Which diseases affect tomato as well as potato?", {"Late blight"}),
     ("Which diseases affect the tomato and the potato?", {"Late blight"}),
-    broken("Which diseases affect both tomato and potato?", {"Late blight"}, why="both is read as a choice"),
+    ("Which diseases affect both tomato and potato?", {"Late blight"}),
     ("Which diseases show leaf curl, brown spot and fruit rot?", {"Late blight"}),
     ("Which of copper spray and sulphur dust treats late blight?", {"Copper spray"}),
     ("Is late blight or rose rust treated with sulphur dust?", {"Rose rust"}),
@@ -127,9 +127,6 @@ def test_counts(garden, question, count):
     assert not answer.abstained and answer.value.magnitude == count and answer.text == str(count)
 
 
-REVERSED = "a name that ends in a preposition is read as a noun"
-
-
 @pytest.mark.parametrize(("question", "verdict"), [
     ("Does late blight show brown spot?", "Yes"),
     ("Does late blight show drooping?", "No"),
@@ -141,8 +138,8 @@ REVERSED = "a name that ends in a preposition is read as a noun"
     ("Is brown spot directly a kind of leaf spot?", "Yes"),
     ("Does the mini robot mower have a noise setting?", "Yes"),
     ("Does the trimmer have a noise setting?", "No"),
-    broken("Is the mini robot mower based on the mower?", "Yes", why=REVERSED),
-    broken("Is the mower based on the mini robot mower?", "No", why=REVERSED),
+    ("Is the mini robot mower based on the mower?", "Yes"),
+    ("Is the mower based on the mini robot mower?", "No"),
 ])  # fmt: skip
 def test_yes_or_no(garden, question, verdict):
     answer = garden.ask(question)

@@ -21,6 +21,7 @@ from tuili.knowledge.text import OPENING_WORDS, Token, is_light
 _AUXILIARY_AFTER_WH = frozenset("do does did can could has have had will would should must may might".split())
 _ODD_QUESTION_WORDS = frozenset("who whom whose when why".split())
 _MAX_CLOSED = 5
+_NEGATIONS = frozenset("not no never without except lacks lacking cannot".split())
 _LOST_NOUN = 1.5
 _LOST_VERB = 0.7
 
@@ -199,6 +200,7 @@ class Compiler:
         links, loose = self.spanner.span(parts, pieces)
         if loose:
             return None
+        unexplained += self._lost_negations(reading)
         if self._is_pointless(parts, pieces, links, aggregate, target):
             return None
         unexplained += self._odd_question_word(parts, pieces, links, target)
@@ -252,6 +254,15 @@ class Compiler:
             piece.plural,
             piece.implied,
             piece.named_kind,
+        )
+
+    def _lost_negations(self, reading: Reading) -> tuple[str, ...]:
+        """Return the negations that a reading leaves out: what it finds is not what was asked."""
+        covered = {at for mention in reading.mentions for at in range(mention.start, mention.end)}
+        return tuple(
+            token.text
+            for at, token in enumerate(self.tokens)
+            if at not in covered and token.text.casefold() in _NEGATIONS
         )
 
     def _is_pointless(

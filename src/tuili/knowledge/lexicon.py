@@ -143,7 +143,8 @@ def _relation_phrases(relation: Relation) -> Iterator[tuple[str, Mention]]:
     described = bool(relation.words or relation.nouns or relation.inverse_words)
     noun = Mention(0, 0, Role.RELATION, name, 0.8, noun=True)
     verb = Mention(0, 0, Role.RELATION, name, 0.7)
-    yield name, replace(noun, score=0.9, noun=described, directed=described)
+    is_noun = described and normalise(name).split()[-1] not in FUNCTION_WORDS
+    yield name, replace(noun, score=0.9, noun=is_noun, directed=described)
     if relation.inverse:
         yield relation.inverse, replace(noun, score=0.9, inverse=True)
     yield from ((phrase, noun) for phrase in relation.nouns)

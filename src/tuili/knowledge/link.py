@@ -235,7 +235,7 @@ class Linker:
 
     def _by_words(self, tokens: Sequence[Token], found: Sequence[Mention]) -> list[Mention]:
         """Link runs of unexplained words by full text: the same words in another order or form, else by meaning."""
-        covered = {at for one in found if one.role == Role.ENTITY for at in range(one.start, one.end)}
+        covered = {at for one in found if one.role != Role.OPERATION for at in range(one.start, one.end)}
         linked: list[Mention] = []
         for start, end in _runs(tokens, covered)[:MAX_RUNS]:
             text = " ".join(token.text for token in tokens[start:end])

@@ -192,7 +192,7 @@ def _offer_choices(tokens: Sequence[Token], pieces: Sequence[Piece]) -> None:
     """Mark an enumeration after "which of" or "between" as a choice."""
     for piece in pieces:
         before = [token.text.casefold() for token in tokens[max(0, piece.start - 5) : piece.start]]
-        choosing = {"of", "between", "among"} & set(before[-1:]) or {"two", "both"} & set(before[-2:])
+        choosing = {"of", "between", "among"} & set(before[-1:]) or {"two"} & set(before[-2:])
         if len(piece.members) > 1 and choosing and ({"which", "one", "between"} & set(before) or before[0:1] == ["of"]):
             piece.any_of = True
 

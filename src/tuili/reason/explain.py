@@ -64,7 +64,8 @@ def wording(graph: Graph, query: Query, outcome: Outcome, names: Sequence[str], 
     if query.aggregate == Aggregate.COUNT:
         return _number(value) if value else "0"
     if query.aggregate == Aggregate.QUALIFIER and value is not None:
-        return f"{value.magnitude:.4g} ({_stated(query, outcome)})"
+        stated = _stated(query, outcome)
+        return f"{value.magnitude:.4g}" + (f" ({stated})" if stated else "")
     if query.aggregate == Aggregate.DESCRIBE:
         entity = graph.entity(next(iter(outcome.found)))
         return f"{entity.name}: {entity.description}" if entity.description else entity.name
