@@ -26,10 +26,10 @@ def measure(options: Options) -> Iterator[Result]:
     """Yield every result that is asked for."""
     if options.wants("ask.latency.help"):
         yield from help_text("ask.latency.help")
-    if options.wants("ask.latency.cold"):
-        yield from cold("ask.latency.cold", smoke=options.smoke)
     reasoner = Reasoner(on_progress=lambda stage, done, total: None)
     questions = read_test(options.test) if options.test else development()
+    if options.wants("ask.latency.cold"):
+        yield from cold("ask.latency.cold", reasoner, questions, smoke=options.smoke)
     yield from _development(options, reasoner, _some(options, questions))
     if options.test is None and options.wants("ask.test"):
         asked = _ask(options, reasoner, _some(options, held_out(), NUM_SMOKE // 2), "ask.test", "held-out questions")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import combinations
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from asking.answers import Asked, ask
 from asking.descriptions import Described, Remembering, always, descriptions, reciprocal_rank
@@ -34,22 +35,33 @@ def ablation(prefix: str, reasoner: Reasoner, asked: Sequence[Asked]) -> Iterato
 
     Only answerable questions count whose query holds a description. The prior alone is the baseline.
     """
-    from tuili.reasoner import Reasoner, ReasonerConfig
-
     asked = [one for one in asked if one.question.answerable and described(one)]
     encoder = Remembering(reasoner.encoder)
-    reader = Reasoner(config=reasoner.config)
-    reader.encoder = encoder  # type: ignore[assignment]
-    items = [item for one in watched(asked, "descriptions") for item in descriptions(reader, one.question, one.wording)]
+    shipped = reasoner.config.mix
+    with weighing(reasoner, shipped, encoder):
+        items = [
+            item for one in watched(asked, "descriptions") for item in descriptions(reasoner, one.question, one.wording)
+        ]
     rows: dict[str, list[Result]] = {}
-    for name, mix in mixes(reasoner.config.mix).items():
-        chosen = Reasoner(config=ReasonerConfig(mix=mix))
-        chosen.encoder = encoder  # type: ignore[assignment]
-        rows[name] = [*_accuracy(f"{prefix}.{name}", chosen, asked), *_ranks(f"{prefix}.{name}", chosen, items)]
+    for name, mix in mixes(shipped).items():
+        with weighing(reasoner, mix, encoder):
+            found = *_accuracy(f"{prefix}.{name}", reasoner, asked), *_ranks(f"{prefix}.{name}", reasoner, items)
+        rows[name] = list(found)
     for name, results in rows.items():
         for result, alone in zip(results, rows["prior"], strict=True):
             baseline = None if name == "prior" else {"name": "prior alone", "value": alone.value}
             yield replace(result, baseline=baseline)
+
+
+@contextmanager
+def weighing(reasoner: Reasoner, mix: Mix, encoder: Any) -> Iterator[None]:
+    """Have a reasoner, with all that it has read, weigh by another mix for a while."""
+    kept = reasoner.config, reasoner.encoder
+    reasoner.config, reasoner.encoder = replace(reasoner.config, mix=mix), encoder
+    try:
+        yield
+    finally:
+        reasoner.config, reasoner.encoder = kept
 
 
 def described(one: Asked) -> bool:

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
-from asking.answers import Asked
+from asking.answers import Asked, ask
+from asking.questions import Question
 from runner import Result, measure_process, say, timing
+
+if TYPE_CHECKING:
+    from tuili.reasoner import Reasoner
 
 WORDS_TARGET_MS = 150.0
 NEURAL_TARGET_MS = 400.0
@@ -16,7 +21,6 @@ NUM_RUNS = 5
 
 COLD = {
     "words": ("default of maxsize in functools.lru_cache", "python"),
-    "neural": ("Which parameter of json.dumps controls indentation?", "python"),
     "formulas": ("A car accelerates from rest at 3 m/s² for 5 s. How far does it go?", "formulas"),
     "unrouted": ("default of maxsize in functools.lru_cache", ""),
 }
@@ -39,19 +43,21 @@ def warm(prefix: str, asked: Sequence[Asked]) -> Iterator[Result]:
                 yield timing(f"{prefix}.{base}.{name}.p95", times, "ms", quantile=0.95)
 
 
-def cold(prefix: str, *, smoke: bool) -> Iterator[Result]:
-    """Yield wall and CPU time of `tuili ask` as a new process, models and bases being there."""
-    num_runs = 1 if smoke else NUM_RUNS
-    for name, (question, kb) in COLD.items():
+def cold(prefix: str, reasoner: Reasoner, questions: Sequence[Question], *, smoke: bool) -> Iterator[Result]:
+    """Yield wall and CPU time of `tuili ask` as a new process, models and bases being there.
+
+    `neural` asks the first of `questions` for which the encoder runs.
+    """
+    neural = next((one for one in questions if used_neural(ask(reasoner, one))), None)
+    asked = COLD | ({"neural": (neural.text, neural.kb)} if neural else {})
+    for name, (question, kb) in asked.items():
         choice = ["--kb", kb] if kb else []
         command = [sys.executable, "-m", "tuili", "ask", question, "--json", "--quiet", *choice]
         say(f"  cold: {name}")
-        runs = [measure_process(command) for _ in range(num_runs)]
+        runs = [measure_process(command) for _ in range(1 if smoke else NUM_RUNS)]
         yield timing(f"{prefix}.{name}.wall", [run.wall_s for run in runs], "s", target=COLD_TARGET_S)
         yield timing(f"{prefix}.{name}.cpu", [run.cpu_s for run in runs], "s")
         yield timing(f"{prefix}.{name}.memory", [run.peak_mib for run in runs], "MiB")
-        if smoke and name == "neural":
-            return
 
 
 def help_text(prefix: str) -> Iterator[Result]:
