@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from tuili.errors import DependencyError, InputError, ModelFileError, SourceError, StoreError
 from tuili.knowledge.bases import available, ensure_base
@@ -28,6 +28,9 @@ from tuili.reason.worlds.derivations import derive
 
 if TYPE_CHECKING:
     from tuili.model.encoder import Encoder
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -159,13 +162,13 @@ class Reasoner:
                 return conclude_derivation(derivation, base.graph)
         load: Callable[[], Encoder] | None = None if self._no_encoder else lambda: self.encoder
         weigher = Weigher(base.graph, load, self.config.mix)
-        base.linker.similarity = None if self._no_encoder else self._similarity
+        base.linker.similarity = None if self._no_encoder else clock.timed("neural", self._similarity)
         found = candidates(question, base.graph, base.linker, weigher, self.config.max_nodes)
         clock.lap("link_and_search")
         found = self._settle(found, base.graph, weigher)
         clock.lap("weigh")
         if weigher.used_neural:
-            clock.laps["neural"] = clock.laps["weigh"]
+            clock.laps["neural"] = clock.laps.get("neural", 0.0) + clock.laps["weigh"]
         answer = conclude(question, base.graph, found, weigher)
         clock.lap("explain")
         return answer
@@ -196,6 +199,18 @@ class Clock:
         now = time.perf_counter()
         self.laps[name] = (now - self.last) * 1e3
         self.last = now
+
+    def timed(self, name: str, call: Callable[P, R]) -> Callable[P, R]:
+        """Return `call` with the time it takes added to a lap of its own, which is part of other laps."""
+
+        def timed_call(*args: P.args, **kwargs: P.kwargs) -> R:
+            start = time.perf_counter()
+            try:
+                return call(*args, **kwargs)
+            finally:
+                self.laps[name] = self.laps.get(name, 0.0) + (time.perf_counter() - start) * 1e3
+
+        return timed_call
 
     def stamp(self, answer: Answer) -> Answer:
         """Return the answer with its timings."""
