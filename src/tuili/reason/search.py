@@ -149,9 +149,7 @@ class Search:
         groups: dict[tuple[str, bool], list[Found]] = {}
         for constraint in constraints:
             forward = constraint.object == var.name
-            groups.setdefault((constraint.relation, forward), []).append(
-                self._reach(constraint, var.name, visited, found)
-            )
+            groups.setdefault((constraint.relation, forward), []).append(self._reach(constraint, var.name, visited))
         for sets in groups.values():
             met = sets[0]
             for following in sets[1:]:
@@ -177,7 +175,7 @@ class Search:
     ) -> Found | None:
         for constraint in constraints:
             base = found if found is not None else {number: Support() for number in self._members(var)}
-            without = self._reach(constraint, var.name, visited, None)
+            without = self._reach(constraint, var.name, visited)
             names = {self.graph.entity(number).name for number in without} if self._by_name(var) else set()
             out = {number for number in base if number in without or self.graph.entity(number).name in names}
             for number in sorted(out):
@@ -185,7 +183,7 @@ class Search:
             found = {number: support for number, support in base.items() if number not in out}
         return found
 
-    def _reach(self, constraint: Constraint, name: str, visited: frozenset[str], within: Found | None) -> Found:
+    def _reach(self, constraint: Constraint, name: str, visited: frozenset[str]) -> Found:
         """Return the entities at `name`'s end of a constraint, from the set at its other end."""
         other = self._other(constraint, name, visited)
         start = self._evaluate(other, visited)

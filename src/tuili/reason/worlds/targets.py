@@ -241,29 +241,20 @@ class Asked:
             slot = [each for each in slots if each.start <= at][-1]
             self._limit(slot, unit)
 
-    def _limit(self, slot: Slot, unit: Unit) -> None:
-        fitting = {
+    def _fitting(self, slot: Slot, unit: Unit) -> dict[str, float]:
+        """Return the slot's candidates whose dimension is the unit's."""
+        quantities = self.base.quantities
+        return {
             key: cost
             for key, cost in slot.candidates.items()
-            if _fits(
-                unit,
-                self.base.dimensions[key],
-                self.base.quantities[key].is_angle,
-                self.base.quantities[key].is_money,
-            )
+            if _fits(unit, self.base.dimensions[key], quantities[key].is_angle, quantities[key].is_money)
         }
+
+    def _limit(self, slot: Slot, unit: Unit) -> None:
+        fitting = self._fitting(slot, unit)
         if not fitting:
             self._add_unit_candidates(slot, unit, 0.7)
-            fitting = {
-                key: cost
-                for key, cost in slot.candidates.items()
-                if _fits(
-                    unit,
-                    self.base.dimensions[key],
-                    self.base.quantities[key].is_angle,
-                    self.base.quantities[key].is_money,
-                )
-            }
+            fitting = self._fitting(slot, unit)
         if fitting and unit.text != "percent":
             slot.candidates = fitting
         slot.unit, slot.unit_text = unit.text, unit.text
