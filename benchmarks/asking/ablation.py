@@ -11,12 +11,10 @@ from typing import TYPE_CHECKING, Any
 from asking.answers import Asked, ask
 from asking.descriptions import Described, Remembering, always, descriptions, reciprocal_rank
 from runner import Result, share, watched
-from tuili.reason.weights import Mix, Weigher
+from tuili.reason.weights import PARTS, Mix, Weigher
 
 if TYPE_CHECKING:
     from tuili.reasoner import Reasoner
-
-PARTS = ("prior", "bertscore", "attention")
 
 
 def mixes(fitted: Mix) -> dict[str, Mix]:

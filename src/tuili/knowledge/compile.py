@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from tuili.knowledge.graph import Graph
 from tuili.knowledge.lexicon import Mention
-from tuili.knowledge.pieces import Piece, Pieces, cut
+from tuili.knowledge.pieces import Piece, Pieces, cut, place_ordinals
 from tuili.knowledge.query import Aggregate, Constraint, Query, Var
 from tuili.knowledge.segment import Reading
 from tuili.knowledge.span import Link, Spanner
@@ -128,6 +128,7 @@ class Compiler:
     def _implied(self, parts: Pieces) -> list[Piece]:
         """Return a piece for every relation that lacks one of its ends."""
         implied: list[Piece] = []
+        asks_there = parts.wh >= 0 and not any(piece.is_open and piece.start > parts.wh for piece in parts.pieces)
         for mention in parts.relations:
             pieces = parts.pieces + implied
             if self._has_pair(pieces, mention.value, parts.asks) or any(
@@ -136,10 +137,11 @@ class Compiler:
                 continue
             kinds = self._missing_end(parts.pieces, mention)
             if kinds:
+                start, end = (parts.wh, parts.wh + 1) if asks_there and parts.wh >= mention.end else (mention.start, mention.end)
                 implied.append(
                     Piece(
-                        mention.start,
-                        mention.end,
+                        start,
+                        end,
                         kinds,
                         label=mention.value,
                         negated=[False],
@@ -193,6 +195,8 @@ class Compiler:
         if not pieces:
             return None
         pieces = [self._copy(piece) for piece in pieces]
+        if not any(piece.ordinal for piece in pieces):
+            place_ordinals(pieces, parts.operations)
         aggregate, target, counted = self._aim(parts, pieces)
         if len(self.graph.kinds) > 1:
             pieces, target, counted = self._drop_redundant(parts, pieces, target, counted)
@@ -300,7 +304,7 @@ class Compiler:
         most, least = parts.operation("most"), parts.operation("least")
         extreme = most or least
         counted = self._nearest_open(pieces, extreme.end) if extreme is not None else -1
-        if extreme is not None and counted >= 0 and abs(pieces[counted].start - extreme.end) <= 2:
+        if extreme is not None and counted >= 0 and self._compares(parts, extreme.end, pieces[counted].start):
             choice = next((at for at, piece in enumerate(pieces) if len(piece.members) > 1), -1)
             target = choice if choice >= 0 else self._target(parts, pieces, skip=counted)
             if counted >= 0 and target >= 0 and counted != target:
@@ -319,6 +323,11 @@ class Compiler:
         if target < 0:
             return Aggregate.ASK, -1, -1
         return Aggregate.LIST, target, -1
+
+    @staticmethod
+    def _compares(parts: Pieces, after: int, counted: int) -> bool:
+        """Tell whether "more" speaks of the number of what is counted, not of how much it is something."""
+        return abs(counted - after) <= 2 and not any(after <= start < counted for start, _ in parts.texts)
 
     @staticmethod
     def _nearest_open(pieces: Sequence[Piece], at: int) -> int:
@@ -400,7 +409,8 @@ class Compiler:
                         for place, name in ((link.left, left), (link.right, right))
                     )
                     constraints.extend(self._constraints(link, left, right, negated, number, variables))
-        constraints = self._close(constraints, aggregate, share, parts, filters)
+        open_names = {var.name for var in variables if not var.is_constant}
+        constraints = self._close(constraints, aggregate, share, parts, filters, open_names)
         qualifier = parts.qualifiers[0].value.split("\n")[1] if parts.qualifiers else ""
         targets = tuple(names[target]) if target >= 0 else tuple(var.name for var in variables)[:1]
         query = Query(
@@ -464,13 +474,16 @@ class Compiler:
         share: bool,
         parts: Pieces,
         filters: Sequence[tuple[str, str]],
+        open_names: set[str],
     ) -> list[Constraint]:
         """Follow transitive relations to any depth where the question tests rather than lists them."""
         direct = parts.operation("direct") is not None
+        whole = share or aggregate in (Aggregate.ASK, Aggregate.MOST, Aggregate.LEAST)
         closed = []
         for constraint in constraints:
             relation = self.graph.relations[constraint.relation]
-            tests = share or aggregate in (Aggregate.ASK, Aggregate.MOST, Aggregate.LEAST) or len(constraints) > 1
+            ends = {constraint.subject, constraint.object} & open_names
+            tests = whole or any(ends & {one.subject, one.object} for one in constraints if one is not constraint)
             closure = relation.transitive and tests and not direct
             where = next(((name, value) for name, value in filters if name in relation.qualifiers), ("", ""))
             closed.append(replace(constraint, closure=closure, where=where))

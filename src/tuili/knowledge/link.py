@@ -13,7 +13,7 @@ from functools import cached_property
 from tuili.knowledge.graph import Entity, Graph
 from tuili.knowledge.lexicon import Lexicon, Mention, Role, build_lexicon, is_plural, singular
 from tuili.knowledge.records import normalise
-from tuili.knowledge.text import OPENING_WORDS, Token, content_stems, is_light, stems, tokenise
+from tuili.knowledge.text import OPENING_WORDS, QUESTION_WORDS, Token, content_stems, is_light, stems, tokenise
 
 MAX_SPAN = 12
 MAX_IDS = 400
@@ -23,6 +23,7 @@ FAR_PENALTY = 0.8
 NEAR_BONUS = 0.1
 SCHEMA_PENALTY = 0.5
 CLAUSE_WORD = 0.5
+PHRASE_WORD = 0.5
 INFLECTED_PENALTY = 0.2
 CASE_BONUS = 0.4
 MAX_VARIANTS = 3
@@ -44,6 +45,7 @@ _INNER_MARKS = frozenset(",()/-'’")
 UNDECLARED_KIND = "entity"
 _DETERMINERS = frozenset("which what many the all".split())
 _OPENERS = frozenset("that which who to for".split())
+_ASKING = QUESTION_WORDS - {"how", "when"}
 _CLOSERS = frozenset("of in from for by the a an that which when if".split())
 
 
@@ -104,7 +106,7 @@ class Linker:
                         right.end,
                         Role.ENTITY,
                         named.value,
-                        named.score + far + kind.score + 0.3,
+                        named.score + far + kind.score + 0.6,
                         named.how,
                         ids,
                         tuple(sorted({entity.kind for entity in self.graph.entities(ids)})),
@@ -162,7 +164,7 @@ class Linker:
                 for mention in phrases.get(key, ()):
                     if is_opening and mention.role != Role.OPERATION:
                         continue
-                    score = mention.score + 0.25 * (len(words.split()) - 1)
+                    score = mention.score + PHRASE_WORD * (len(words.split()) - 1)
                     yield replace(mention, start=start, end=end, score=score, how="schema")
 
     def _entity_mentions(self, question: str, tokens: Sequence[Token]) -> Iterable[Mention]:
@@ -292,6 +294,8 @@ class Linker:
 def _name_spans(tokens: Sequence[Token]) -> Iterable[tuple[int, int]]:
     """Yield the spans that may be a name: no grammar word alone, no mark at an end but a closed bracket."""
     for start, first in enumerate(tokens):
+        if first.text.casefold() in QUESTION_WORDS and not first.is_code:
+            continue
         shortest = 2 if first.is_function_word and not _capital(first, start) else 1
         for end in range(start + 1, min(len(tokens), start + MAX_SPAN) + 1):
             last = tokens[end - 1]
@@ -389,7 +393,7 @@ def _clauses(tokens: Sequence[Token], found: Sequence[Mention]) -> Iterable[Ment
         if not opens or tokens[start].is_function_word or start in firm:
             continue
         for end in range(start + 2, len(tokens) + 1):
-            if end - 1 in firm or tokens[end - 1].text in ",.;:?!()":
+            if end - 1 in firm or tokens[end - 1].text in ",.;:?!()" or tokens[end - 1].text.casefold() in _ASKING:
                 break
             stops = end == len(tokens) or end in firm or tokens[end].text.casefold() in _CLOSERS or tokens[end].is_mark
             if (

@@ -8,13 +8,12 @@ from dataclasses import dataclass, field
 from tuili.knowledge.graph import Graph
 from tuili.knowledge.lexicon import Mention, Role
 from tuili.knowledge.segment import Reading
-from tuili.knowledge.text import Token
+from tuili.knowledge.text import QUESTION_WORDS, Token
 
 _APPOSITION = frozenset("the a an called named : ( argument ) module class function keyword".split())
 _JOINING = frozenset(
     "and or , & + / vs versus as well together with plus also along the a an of in to for by both between . ;".split()
 )
-_QUESTION_WORDS = frozenset("which what who whom whose where when how".split())
 _AUXILIARIES = frozenset(
     "is are was were does do did can could has have had may might must shall should will would isn doesn don".split()
 )
@@ -70,13 +69,13 @@ def cut(graph: Graph, tokens: Sequence[Token], reading: Reading) -> Pieces:
         _piece(graph, tokens, mention) for mention in reading.mentions if mention.role in (Role.ENTITY, Role.KIND)
     ]
     by_role = {role: [mention for mention in reading.mentions if mention.role == role] for role in Role}
-    wh = next((at for at, token in enumerate(tokens) if token.text.casefold() in _QUESTION_WORDS), -1)
+    wh = next((at for at, token in enumerate(tokens) if token.text.casefold() in QUESTION_WORDS), -1)
     asks = _asks(tokens) or any(mention.value == "ask" for mention in by_role[Role.OPERATION])
     pieces = _merge_appositions(graph, tokens, pieces)
     pieces = _join(tokens, pieces, by_role[Role.OPERATION])
     _offer_choices(tokens, pieces)
     _negate(tokens, pieces, by_role[Role.OPERATION], by_role[Role.RELATION])
-    _place_ordinals(pieces, by_role[Role.OPERATION])
+    place_ordinals(pieces, by_role[Role.OPERATION])
     if asks:
         pieces = _identify(graph, pieces)
     return Pieces(
@@ -111,7 +110,7 @@ def _asks(tokens: Sequence[Token]) -> bool:
     words = [token.text.casefold() for token in tokens if not token.is_mark]
     if words[0] in _AUXILIARIES or words[0] == "whether":
         return True
-    stated = tokens[-1].text == "?" and not _QUESTION_WORDS & set(words)
+    stated = tokens[-1].text == "?" and not QUESTION_WORDS & set(words)
     return stated and bool(_AUXILIARIES & set(words[1:]))
 
 
@@ -219,12 +218,13 @@ def _negate(
 
 def _only_grammar(tokens: Sequence[Token], start: int, end: int, relation_at: set[int]) -> bool:
     words = [tokens[at].text.casefold() for at in range(start, end)]
-    return not _QUESTION_WORDS & set(words) and all(
+    return not QUESTION_WORDS & set(words) and all(
         tokens[at].is_function_word or at in relation_at for at in range(start, end)
     )
 
 
-def _place_ordinals(pieces: Sequence[Piece], operations: Sequence[Mention]) -> None:
+def place_ordinals(pieces: Sequence[Piece], operations: Sequence[Mention]) -> None:
+    """Give each position ("the second") to the next open piece, else to the first one."""
     for operation in operations:
         if operation.value != "ordinal":
             continue
@@ -274,4 +274,4 @@ def _texts(tokens: Sequence[Token], reading: Reading) -> list[tuple[int, int]]:
     return sorted(runs)
 
 
-__all__ = ["Piece", "Pieces", "cut"]
+__all__ = ["Piece", "Pieces", "cut", "place_ordinals"]

@@ -16,7 +16,7 @@ _UNREAL = 0.4
 _RARER = 0.1
 _DISTANCE = 0.03
 _STATED = 0.6
-_DEEP = 0.25
+_DEEP = 0.4
 _UNSTATED = 0.15
 
 
@@ -164,7 +164,8 @@ class Spanner:
         if mention.noun and len(open_) == 1:
             follows = self.tokens[mention.end].text.casefold() if mention.end < len(self.tokens) else ""
             is_complement = follows == "of" and after[:1] == open_
-            second = next(piece for piece in (subject, object_) if (piece in open_) != is_complement)
+            flips = is_complement != self._owns(mention)
+            second = next(piece for piece in (subject, object_) if (piece in open_) != flips)
         elif after:
             first = min(after, key=lambda piece: piece.start)
             second = (object_ if first is subject else subject) if mention.noun else first
@@ -173,6 +174,11 @@ class Spanner:
             nearest = max(named, key=lambda piece: piece.end) if named else subject
             second = object_ if nearest is subject else subject
         return 1.0 if (second is object_) != mention.inverse else -1.0
+
+    def _owns(self, mention: Mention) -> bool:
+        """Tell whether the open end has, rather than is, what a noun names ("whose base is A", "with A as base")."""
+        before = [token.text.casefold() for token in self.tokens[max(0, mention.start - 2) : mention.start]]
+        return bool({"whose", "as", "with"} & set(before))
 
     def _two_steps(self, left: int, right: int, subject: Piece, object_: Piece, distance: int) -> Iterable[Link]:
         """Yield links over one entity that the question leaves out (a module's functions' parameters)."""

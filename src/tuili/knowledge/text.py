@@ -55,6 +55,8 @@ LIGHT_WORDS = frozenset(
     pass passing hand handed""".split()
 )
 
+QUESTION_WORDS = frozenset("which what who whom whose where when how".split())
+
 # Words that ask for something when a question begins with them.
 OPENING_WORDS = frozenset("tell show give list name find compare count state say print display".split())
 

@@ -155,6 +155,7 @@ _PREFIXED_NAMES = {
     "henry": "henry",
     "tesla": "tesla",
     "weber": "weber",
+    "candela": "candela",
     "lumen": "lumen",
     "lux": "lux",
     "becquerel": "becquerel",

@@ -36,6 +36,11 @@ _SINGLE_TIME = re.compile(
     r"\b(?:in|for|during|after|within|per|every)\s+(an?|one|each)\s+(?=second|minute|hour|day|year)",
     re.IGNORECASE,
 )
+_ORDINALS = {"first": 1.0, "second": 2.0, "third": 3.0, "fourth": 4.0, "fifth": 5.0}
+_ORDER = re.compile(
+    r"\b(first|second|third|fourth|fifth)(?=(?:[- ]order)?[- ](?:maxim|minim|(?:bright |dark )?fringe|spectrum|diffract))",
+    re.IGNORECASE,
+)
 _AFTER_FROM = re.compile(r"\b(?:from|initially|originally|starting at|starts at)\s+(?:the |a |an )?$", re.IGNORECASE)
 _AFTER_TO = re.compile(
     r"(?<!added )(?<!connected )(?<!attached )(?<!applied )(?<!joined )"
@@ -79,6 +84,7 @@ def find_values(question: str) -> list[Found]:
         if item and not (found and item.value.start < found[-1].value.end):
             found.append(item)
     found += _single_times(question, found)
+    found += _orders(question, found)
     if len(found) > MAX_VALUES:
         raise LimitError(f"the question holds {len(found)} numbers, the limit is {MAX_VALUES}; ask for less at once")
     found.sort(key=lambda item: item.value.start)
@@ -159,6 +165,21 @@ def _single_times(question: str, found: list[Found]) -> list[Found]:
     return singles
 
 
+def _orders(question: str, found: list[Found]) -> list[Found]:
+    """Read the order of interference: "the second-order maximum", "the first minimum"."""
+    taken = [item.value.start for item in found]
+    return [
+        Found(
+            Value(_ORDINALS[match.group().casefold()], "", match.group(), match.start(), match.end()),
+            is_bare=True,
+            in_words=True,
+            noun="order",
+        )
+        for match in _ORDER.finditer(question)
+        if match.start() not in taken
+    ]
+
+
 def _share_units(question: str, found: list[Found]) -> list[Found]:
     """Give the unit of the last of a list or range to the bare numbers before it ("from 36 to 90 km/h")."""
     shared = list(found)
@@ -167,11 +188,19 @@ def _share_units(question: str, found: list[Found]) -> list[Found]:
         between = question[current.value.end : following.value.start]
         if not current.is_bare or following.is_bare or following.is_money or not _LIST.fullmatch(between):
             continue
+        if between.strip() == "," and not _is_long_list(question, found, index):
+            continue
         if current.in_words and not following.in_words:
             continue
         value = replace(current.value, unit=following.unit)
         shared[index] = replace(current, value=value, is_bare=False, noun="")
     return shared
+
+
+def _is_long_list(question: str, found: list[Found], index: int) -> bool:
+    """Tell whether a comma stands in a list of three ("3, 4 and 5 m"), not between two things ("rank 3, 5 m")."""
+    gaps = [question[found[at].value.end : found[at + 1].value.start] for at in range(len(found) - 1)]
+    return any(_LIST.fullmatch(gaps[at]) for at in (index - 1, index + 1) if 0 <= at < len(gaps))
 
 
 def _join_compounds(question: str, found: list[Found]) -> list[Found]:

@@ -19,6 +19,7 @@ from tuili.reason.weights import Weigher
 NUM_READINGS = 48
 NUM_TRIED = 12
 NUM_TRIED_CLAUSES = 5
+NUM_LAST_TRIES = 40
 MAX_THINGS = 60
 
 
@@ -69,6 +70,10 @@ def candidates(question: str, graph: Graph, linker: Linker, weigher: Weigher, ma
     ranked = sorted(compiled.values(), key=lambda one: -one.score)
     clauses = [one for one in ranked[NUM_TRIED:] if any(mention.role == Role.TEXT for mention in one.mentions)]
     tried = [_try(graph, one, weigher, max_nodes) for one in [*ranked[:NUM_TRIED], *clauses[:NUM_TRIED_CLAUSES]]]
+    for one in [one for one in ranked[NUM_TRIED:] if one not in clauses[:NUM_TRIED_CLAUSES]][:NUM_LAST_TRIES]:
+        if any(past.outcome.found for past in tried):
+            break
+        tried.append(_try(graph, one, weigher, max_nodes))
     return Candidates(tokens, mentions, sorted(tried, key=lambda one: -one.score))
 
 

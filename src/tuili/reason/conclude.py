@@ -28,7 +28,7 @@ def conclude(question: str, graph: Graph, found: Candidates, weigher: Weigher) -
         return _abstain(question, graph, _not_understood(found), (), {})
     best = found.tried[0]
     query, outcome = best.compiled.query, best.outcome
-    evidence = features(found)
+    evidence = features(found, weigher)
     shared: dict[str, Any] = {
         "query": query,
         "links": links(graph, [token.text for token in found.tokens], best.compiled.mentions, query),

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 
 from tuili.knowledge.lexicon import Role
 from tuili.knowledge.query import Aggregate
 from tuili.reason.candidates import Candidates, Tried
+from tuili.reason.weights import Weigher
 
 MAX_MARGIN = 2.0
 MAX_LINK = 1.5
 
 
-def features(found: Candidates) -> dict[str, float]:
+def features(found: Candidates, weigher: Weigher) -> dict[str, float]:
     """Return what speaks for and against the best reading."""
     best = found.tried[0]
     query, outcome = best.compiled.query, best.outcome
@@ -31,10 +32,7 @@ def features(found: Candidates) -> dict[str, float]:
     return {
         "unexplained": float(len(query.unexplained)),
         "foreign": float(_is_foreign(best)),
-        "described": float(bool(texts)),
-        "misfit": 1.0 - max((support.fit for support in outcome.found.values()), default=0.0) ** (1 / len(texts))
-        if texts
-        else 0.0,
+        **_description(texts, weigher),
         "described_words": min(sum(len(text.split()) for text in texts), 8) / 8,
         "weakest_link": min((min(mention.score, MAX_LINK) for mention in named.values()), default=0.0),
         "elsewhere": float(any(mention.how == "elsewhere" for mention in named.values())),
@@ -47,6 +45,25 @@ def features(found: Candidates) -> dict[str, float]:
         "count": float(query.aggregate == Aggregate.COUNT),
         "empty": float(not outcome.found),
         "num_constraints": min(len(query.constraints), 6) / 6,
+    }
+
+
+def _description(texts: Sequence[str], weigher: Weigher) -> dict[str, float]:
+    """Return how well the description fits that fits worst, in terms that don't hang on the mix of weights."""
+    weakest = min(texts, key=lambda text: max(weigher.ranked.get(text, {}).values(), default=0.0), default=None)
+    if weakest is None:
+        return {}
+    ranked = weigher.ranked.get(weakest)
+    if not ranked:
+        return {"described": 1.0, "unmatched": 1.0}
+    parts = weigher.parts[weakest, max(ranked, key=lambda number: ranked[number])]
+    return {
+        "described": 1.0,
+        "fit_words": parts["prior"],
+        "fit_words_alone": float("bertscore" not in parts),
+        "fit_bertscore": parts.get("bertscore", 0.0),
+        "fit_attended": parts.get("attended", 0.0),
+        "num_candidates": math.log(len(ranked)) / 4,
     }
 
 

@@ -58,6 +58,8 @@ def presupposed(graph: Graph, query: Query, outcome: Outcome) -> str:
         return ""
     plain = [constraint for constraint in query.constraints if not _is_predicate(graph, query, constraint)]
     ascribes = len(plain) < len(query.constraints)
+    if not ascribes and not any(constraint.stated for constraint in plain) and query.aggregate == Aggregate.ASK:
+        return ""
     silent = tuple(constraint for constraint in plain if ascribes or not constraint.stated)
     if not silent or (len(silent) == len(query.constraints) == 1 and query.aggregate == Aggregate.ASK):
         return ""

@@ -18,10 +18,10 @@ ATTENTION_LAYERS = (1, 2)
 
 
 def neural_parts(encoder: Encoder, text: str, candidates: Sequence[str]) -> list[dict[str, float]]:
-    """Return `bertscore` and `attention` of each candidate text for a description, both 0 to 1.
+    """Return `bertscore`, `attended` and `attention` of each candidate text for a description, all 0 to 1.
 
-    BERTScore is F1 with idf over the candidates. Attention is, averaged over the description's
-    tokens, the strongest attention to any token of the candidate, relative to the best candidate.
+    BERTScore is F1 with idf over the candidates. `attended` is, averaged over the description's tokens,
+    the strongest attention to any token of the candidate; `attention` is that relative to the best candidate.
     """
     reference, *embedded = encoder.token_vectors([text, *candidates], truncate=True)
     idf = idf_weights([item.tokens for item in embedded])
@@ -30,7 +30,7 @@ def neural_parts(encoder: Encoder, text: str, candidates: Sequence[str]) -> list
     ]
     strongest = max(attention, default=0.0) or 1.0
     return [
-        {"bertscore": max(0.0, score(item, reference, idf).f1), "attention": attended / strongest}
+        {"bertscore": max(0.0, score(item, reference, idf).f1), "attention": attended / strongest, "attended": attended}
         for item, attended in zip(embedded, attention, strict=True)
     ]
 

@@ -21,6 +21,7 @@ from tuili.knowledge.text import content_stems, telling_stems
 if TYPE_CHECKING:
     from tuili.model.encoder import Encoder
 
+PARTS = ("prior", "bertscore", "attention")
 MAX_NEURAL = 16
 MAX_WORDS = 40
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|[._]")
@@ -38,19 +39,23 @@ class Mix:
 
     def weight(self, parts: Mapping[str, float]) -> float:
         """Return the weighted mean of the parts that are there."""
-        used = {name: getattr(self, name) for name in parts}
+        used = {name: weight for name in PARTS if name in parts and (weight := getattr(self, name))}
         total = sum(used.values())
-        return sum(used[name] * parts[name] for name in parts) / total if total else 0.0
+        return sum(weight * parts[name] for name, weight in used.items()) / total if total else 0.0
 
 
 class Weigher:
-    """Weighs candidates of one base; `encoder` is loaded on first need, None means words only."""
+    """Weighs candidates of one base; `encoder` is loaded on first need, None means words only.
+
+    `parts` holds the parts of each weight by description and candidate, `ranked` the weights by description.
+    """
 
     def __init__(self, graph: Graph, encoder: Callable[[], Encoder] | None = None, mix: Mix | None = None) -> None:
         self.graph = graph
         self.encoder = encoder
         self.mix = mix or Mix()
         self.parts: dict[tuple[str, int], dict[str, float]] = {}
+        self.ranked: dict[str, dict[int, float]] = {}
         self.used_neural = False
 
     def lexical(self, text: str, ids: Sequence[int]) -> Mapping[int, float]:
@@ -63,12 +68,13 @@ class Weigher:
         ranked = sorted(priors, key=lambda number: -priors[number])
         if self.encoder is not None and len(ranked) > 0 and not self._is_decisive(priors, ranked):
             self._add_neural(text, ranked[:MAX_NEURAL])
-        return {
+        self.ranked[text] = {
             number: self.mix.weight(self.parts[text, number])
             if number in ranked[:MAX_NEURAL]
             else self.mix.prior * priors[number]
             for number in ranked
         }
+        return self.ranked[text]
 
     def _is_decisive(self, priors: Mapping[int, float], ranked: Sequence[int]) -> bool:
         second = priors[ranked[1]] if len(ranked) > 1 else 0.0

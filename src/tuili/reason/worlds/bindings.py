@@ -20,7 +20,8 @@ _CONNECTORS = frozenset(
     "measures under each amounts does it ( over".split()
 )
 _AFTER_CONNECTORS = frozenset("of in the a its - away".split())
-_CLAUSE_MARKS = frozenset(",:;.?!")
+_NAMES_ITS_VALUE = frozenset("of is was = :".split())
+_BEFORE_NOUNS = frozenset("a an the with of its his her their by has have".split())
 _OFFSETS = frozenset({"degree_Celsius", "degree_Fahrenheit"})
 _COPULAS = frozenset("is was are were measures equals weighs be".split())
 _RELATIVE = frozenset("that which who whose where when while".split())
@@ -90,6 +91,30 @@ class Bindings:
                 else:
                     found.append({index, index + 1})
         return [frozenset(group) for group in found]
+
+    @cached_property
+    def misnamed(self) -> dict[int, Mention]:
+        """Values named as a quantity that they can't be ("an acceleration of 3 kg"), with that name."""
+        found = {}
+        for index, at in self.wording.value_at.items():
+            names = self._names_before(at)
+            follower = self.wording.words[at + 1].text.casefold() if at + 1 < len(self.wording.words) else ""
+            is_thing = follower == "of" or not self.wording.values[index].unit
+            if names and not is_thing and not any(name.ref in self.readings[index] for name in names):
+                found[index] = names[0]
+        return found
+
+    def _names_before(self, at: int) -> list[Mention]:
+        """Return the readings of the noun that names a value right after it ("with a base of 5 seconds")."""
+        words = self.wording.words
+        last = at - 1
+        while last >= 0 and words[last].text.casefold() in _NAMES_ITS_VALUE:
+            last -= 1
+        ending = [mention for mention in self.wording.of_kind("name") if mention.last == last and mention.fit > 0.9]
+        first = min((mention.first for mention in ending), default=0)
+        if first and not words[first - 1].is_mark and words[first - 1].text.casefold() not in _BEFORE_NOUNS:
+            return []
+        return [mention for mention in ending if mention.first == first and not self._is_asked(mention)]
 
     def _of_value(self, index: int) -> list[Binding]:
         readings = self.readings[index]
@@ -287,6 +312,8 @@ def magnitude_as(item: Found, quantity: Quantity, wanted: str) -> tuple[float, f
         unit, cost = "degree_Celsius", 0.5
     if unit == "percent / year" or unit == "percent / month":
         unit, cost = ("percent", 0.0) if wanted == "dimensionless" else (unit, 0.0)
+    if item.is_money and quantity.is_money and unit.removeprefix("1 / ") in quantity.periods:
+        unit = quantity.unit
     if unit == "percent" and (quantity.is_angle or quantity.is_money):
         return None
     if quantity.is_angle and unit not in ("degree", "radian", "milliradian", "revolution"):

@@ -20,6 +20,7 @@ from tuili.reason.worlds.scene import Scene
 MAX_EXPANSIONS = 2_500
 MAX_DEPTH = 4
 MISSING = 2.8
+_CONTRADICTED = 1.0
 _MOST_OPTIONS = 18
 _OPTION_WIDTH = 2.6
 _RIVAL = 0.7
@@ -112,10 +113,10 @@ class Search:
     @cached_property
     def relaxed(self) -> dict[str, float]:
         """The cost of each quantity when solved alone, sharing nothing with others."""
-        costs = dict.fromkeys(self.base.quantities, MISSING)
+        costs = {key: self._missing_cost(key) for key in self.base.quantities}
         for key in self.leaves.known_quantities():
             known = (item.cost - self._gain(item) for item in self.leaves.of(Goal(key, ("",))))
-            costs[key] = min(MISSING, *known, MISSING)
+            costs[key] = min(costs[key], *known, costs[key])
         formulas = [
             (
                 self.scene.formula_cost(formula),
@@ -127,6 +128,10 @@ class Search:
             if not self._relax(costs, formulas):
                 break
         return costs
+
+    def _missing_cost(self, key: str) -> float:
+        """What it costs to lack a quantity: little if the question gives it an impossible value."""
+        return _CONTRADICTED if key in self.scene.misnamed else MISSING
 
     def _gain(self, item: Resolution) -> float:
         return self.scene.penalties[item.value] if item.value >= 0 else 0.0
@@ -168,7 +173,7 @@ class Search:
             if following:
                 yield replace(following, goals=rest, estimate=estimate)
         if goal.above:
-            missing = Resolution("missing", goal.quantity, goal.quantity, MISSING)
+            missing = Resolution("missing", goal.quantity, goal.quantity, self._missing_cost(goal.quantity))
             yield replace(_with(chain, missing), goals=rest, estimate=estimate)
         if len(goal.above) < MAX_DEPTH:
             yield from self._by_formulas(chain, goal, rest, estimate)
@@ -239,6 +244,8 @@ class Search:
             best[formula.topic] = max(best.get(formula.topic, 0.0), self.scene.scenario.get(formula.id, 0.0))
         for formula, via, extra in formulas:
             told = self.scene.scenario.get(formula.id, 0.0)
+            if formula.is_identity and not told:
+                continue
             cost = self.scene.formula_cost(formula) + extra
             cost += 0.0 if formula.expr.partition("=")[0].strip() == formula.symbol(via) else _INVERSE
             if not told:

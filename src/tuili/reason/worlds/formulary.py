@@ -16,6 +16,12 @@ from tuili.reason.verify import base_unit, dimension
 
 _MOST = 20_000
 _SIDE_RARITY = 0.1
+_PERIODS = {
+    "year": {"annual", "yearly", "year"},
+    "month": {"monthly", "month"},
+    "week": {"weekly", "week"},
+    "day": {"daily", "day"},
+}
 ORDINALS = ("first", "second", "third")
 _ANGLE_UNITS = frozenset({"radian", "degree", "revolution"})
 
@@ -48,6 +54,12 @@ class Quantity:
         return self.unit if self.is_count else base_unit(self.unit)
 
     @property
+    def periods(self) -> frozenset[str]:
+        """The periods that its names tell of: "month" for a monthly payment."""
+        words = {word for name in self.names for word in normalise(name).split()}
+        return frozenset(period for period, adverbs in _PERIODS.items() if words & adverbs)
+
+    @property
     def is_angle(self) -> bool:
         """Whether it is given in radians."""
         return self.unit in _ANGLE_UNITS
@@ -72,6 +84,11 @@ class Formula:
     def defines(self) -> str:
         """The quantity that stands alone on the left, or ""."""
         return self.where.get(self.expr.partition("=")[0].strip(), "")
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether it merely says that two quantities are the same, as the law of reflection does."""
+        return all(side.strip() in self.where for side in self.expr.split("="))
 
     def symbol(self, quantity: str) -> str:
         """Return the symbol that stands for a quantity."""

@@ -14,7 +14,7 @@ TO_PARENT = 0.2
 TO_CHILD = 0.5
 UNTOLD_CONSTANT = 3.2
 _SCENE_CONSTANT = 0.25
-_UNTOLD_PROPERTY = 0.5
+_UNTOLD_PROPERTY = 1.0
 _EARLIER = 0.1
 _REMEMBERED = 0.35
 _MOST_GIVEN = 8
@@ -162,7 +162,7 @@ class Leaves:
         for order, (name, first, _last) in enumerate(self.scene.materials):
             for via, known in self.base.properties(name).items():
                 extra = self.coercion(via, goal.quantity)
-                if extra is not None:
+                if extra is not None and self._is_hinted(via, goal.quantity):
                     cost = 0.1 + self._property_cost(goal, via, extra) + self._side_cost(goal.quantity, first)
                     yield Resolution(
                         "property",
@@ -173,6 +173,13 @@ class Leaves:
                         material=name,
                         position=first,
                     )
+
+    def _is_hinted(self, via: str, wanted: str) -> bool:
+        """Tell whether the question tells of a property's special sense: sound, where the speed of sound is known."""
+        if via not in self.base.descendants[wanted] or via in self.scene.hinted:
+            return True
+        special = self.base.name_stems[via] - self.base.name_stems[wanted]
+        return any(word.stem in special for word in self.scene.wording.words)
 
     def _property_cost(self, goal: Goal, via: str, extra: float) -> float:
         """A property that the question doesn't name is seldom what it asks for."""

@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from tuili.knowledge.text import FUNCTION_WORDS
+from tuili.knowledge.values import Found
 from tuili.reason.worlds.bindings import Bindings
 from tuili.reason.worlds.formulary import Formula, Formulary
-from tuili.reason.worlds.wording import Wording
+from tuili.reason.worlds.wording import Mention, Wording
 
 _FORMULA = 1.0
 _SCENARIO_GAIN = 0.55
@@ -17,7 +19,7 @@ _AMBIGUOUS_LACK = 0.9
 _NAMED = 0.55
 _OVERLAP = 0.4
 _SPECIAL = 0.4
-_UNUSED = {"unit": 1.0, "money": 0.5, "bare": 0.25, "word": 0.05}
+_UNUSED = {"unit": 1.0, "money": 0.5, "bare": 0.25, "word": 0.05, "count": 1.2}
 _UNUSED_MATERIAL = 0.5
 
 
@@ -61,7 +63,7 @@ class Scene:
         for mention in mentions:
             sharing[mention.span] = sharing.get(mention.span, 0) + 1
         fits: dict[str, dict[tuple[int, int], float]] = {}
-        longest = [mention.span for mention in mentions if mention.num_words > 1]
+        longest = [mention.span for mention in mentions if self._num_content(mention) > 1]
         for mention in mentions:
             if any(
                 first <= mention.first and mention.last <= last and (first, last) != mention.span
@@ -72,6 +74,10 @@ class Scene:
             spans = fits.setdefault(mention.ref, {})
             spans[mention.span] = max(spans.get(mention.span, 0.0), weight)
         return {key: _combined(list(spans.values())) for key, spans in fits.items()}
+
+    def _num_content(self, mention: Mention) -> int:
+        words = self.wording.words[mention.first : mention.last + 1]
+        return sum(word.text.casefold() not in FUNCTION_WORDS for word in words)
 
     @cached_property
     def fit(self) -> dict[str, float]:
@@ -99,6 +105,16 @@ class Scene:
         """Quantities that the question names."""
         return {mention.ref for mention in self.wording.of_kind("name")}
 
+    @cached_property
+    def hinted(self) -> set[str]:
+        """Quantities that the question names, asks for or hints at."""
+        return {mention.ref for mention in self.wording.of_kind("name", "ask", "cue")}
+
+    @cached_property
+    def misnamed(self) -> set[str]:
+        """Quantities to which the question gives a value that they can't have."""
+        return {mention.ref for mention in self.bindings.misnamed.values()}
+
     @property
     def material_penalty(self) -> float:
         """What it costs to leave a named material out."""
@@ -109,18 +125,24 @@ class Scene:
         """What it costs to leave each value out."""
         found: list[float] = []
         for index, item in enumerate(self.wording.values):
-            kind = (
-                "word"
-                if item.in_words and item.is_bare
-                else "bare"
-                if item.is_bare
-                else "money"
-                if item.is_money
-                else "unit"
-            )
+            kind = self._sort_of_value(index, item)
             cost = 0.0 if index in self.meanings or self._is_repeated(index) else _UNUSED[kind]
             found.append(cost * self.patience)
         return found
+
+    def _sort_of_value(self, index: int, item: Found) -> str:
+        if self._counts_next(index):
+            return "count"
+        if item.is_bare:
+            return "word" if item.in_words else "bare"
+        return "money" if item.is_money else "unit"
+
+    def _counts_next(self, index: int) -> bool:
+        """Tell whether a number says how many there are of the value right after it ("two 12 Ω resistors")."""
+        at, values = self.wording.value_at[index], self.wording.values
+        item, following = values[index], self.wording.words[at + 1 : at + 2]
+        is_count = item.is_bare and item.value.magnitude > 1 and item.value.magnitude.is_integer()
+        return is_count and bool(following) and following[0].value >= 0 and bool(values[following[0].value].unit)
 
     def _is_repeated(self, index: int) -> bool:
         """Tell whether a value says again what another one says ("half an hour, 30 min")."""

@@ -19,9 +19,14 @@ _COMMANDS = frozenset("find determine calculate compute estimate obtain evaluate
 _SUBORDINATE = frozenset(
     "if when whose while after that since because although as given knowing under once until before who".split()
 )
+_CONDITIONAL = _SUBORDINATE - frozenset("that whose who under".split())
 _ARTICLES = frozenset("a an the its their his her my then also first total great large big much is are was".split())
+_SIZES = frozenset("high low large big great strong".split())
+_COPULAS = frozenset("is was are were".split())
 _STEM = 6
 _BARE_COUNT = 1.4
+_OPENING = 0.3
+_SURE = 0.15
 _ENDS = ".?;!"
 
 
@@ -49,6 +54,7 @@ class Asked:
         self.words = wording.words
         self.evidence = bindings.evidence
         self.readings = bindings.readings
+        self.misnaming = {mention.span for mention in bindings.misnamed.values() if mention.first > 1}
         self.units = _asked_units(wording)
         self.names = sorted(
             (mention for mention in wording.of_kind("name") if mention.fit > 0.6),
@@ -87,6 +93,8 @@ class Asked:
         before = self.words[index - 1].text.casefold() if index else "."
         if word in _COMMANDS:
             return before in (".", ";", ",", ":", "?", "!", "and", "then", "to", "please", "us") or index == 0
+        if word == "what" and index and self.words[index - 1].value >= 0:
+            return not any(self._is_trigger(earlier) for earlier in range(index))
         if word in ("when", "where"):
             return before in (".", "?", ";", "!") or (word == "where" and before in ("and", ":"))
         if word == "which":
@@ -104,7 +112,7 @@ class Asked:
                 0.3
                 - 0.06 * min(mention.num_words, 5)
                 + 0.8 * (1 - mention.fit)
-                + (_BARE_COUNT if self._is_bare_count(mention) else 0.0),
+                + (_BARE_COUNT if self._is_bare_count(mention) else 0.0)
             )
         self._add_counted_unit(slot, start)
         rank = 0
@@ -115,12 +123,16 @@ class Asked:
             if rank and not attached and not self._is_subordinate(start, mention.first) and self._is_joined(mention):
                 slots.append(slot := Slot(label=self._text(mention.first, end), start=mention.first))
                 rank = 0
-            cost = 0.45 * rank + (1.3 if attached else 0.0) + (0.6 if self._is_subordinate(start, mention.first) else 0)
+            is_subordinate = self._is_subordinate(start, mention.first)
+            if self._is_conditional(start, mention.first) and min(slot.candidates.values(), default=9.0) < _SURE:
+                continue
+            cost = 0.45 * rank + (1.3 if attached else 0.0) + (0.6 if is_subordinate else 0)
             slot.add(mention.ref, self._name_cost(mention) + cost)
             rank += not self._shares_span(mention)
-        if min(slot.candidates.values(), default=9.0) > 1.0:
+        is_unsure = min(slot.candidates.values(), default=9.0) > 1.0
+        if is_unsure:
             self._add_partial(slot, start, end)
-            self._add_pronoun(slot, start, end)
+        self._add_pronoun(slot, start, end, is_unsure)
         self._limit_units(slots, start, end)
         return slots
 
@@ -141,11 +153,17 @@ class Asked:
                 if shared:
                     slot.add(key, 1.3 - 0.6 * shared / len(words))
 
-    def _add_pronoun(self, slot: Slot, start: int, end: int) -> None:
-        """Take "how high is it at the end" to ask for the quantity named last."""
+    def _add_pronoun(self, slot: Slot, start: int, end: int, is_unsure: bool) -> None:
+        """Take "how high is it at the end" to ask for the quantity named last, if that can be high or all else fails."""
         before = [mention for mention in self.names if mention.last < start]
-        if before and any(word.text.casefold() == "it" for word in self.words[start + 1 : min(start + 5, end)]):
+        words = [word.text.casefold() for word in self.words[start : min(start + 5, end)]]
+        if before and "it" in words and (is_unsure or (words[1:2] and words[1] in _SIZES and self._is_stated(before[-1]))):
             slot.add(before[-1].ref, 0.9)
+
+    def _is_stated(self, mention: Mention) -> bool:
+        """Tell whether a name is the subject of "the pressure is …"."""
+        following = self.words[mention.last + 1 : mention.last + 2]
+        return bool(following) and following[0].text.casefold() in _COPULAS
 
     def _is_known_value_word(self, word: Word) -> bool:
         """Tell whether a word belongs to a value, or is in a name that does."""
@@ -162,6 +180,12 @@ class Asked:
             "many",
         ]
 
+    def _skips_name(self, mention: Mention) -> bool:
+        """Tell whether a loose phrase passes over a name: "how much (buoyant force does) water"."""
+        return mention.is_loose and any(
+            mention.first < name.first and name.last < mention.last and name.ref != mention.ref for name in self.names
+        )
+
     def _shares_span(self, mention: Mention) -> bool:
         index = self.names.index(mention)
         return index + 1 < len(self.names) and self.names[index + 1].span == mention.span
@@ -177,11 +201,15 @@ class Asked:
         return [
             mention
             for mention in self.asks
-            if start - 2 <= mention.first <= start + 1 and mention.last < end + 1 and mention.last >= start
+            if start - 2 <= mention.first <= start + 1 and start <= mention.last <= end and not self._skips_name(mention)
         ]
 
     def _is_subordinate(self, start: int, first: int) -> bool:
         return any(word.text.casefold() in _SUBORDINATE for word in self.words[start + 1 : first])
+
+    def _is_conditional(self, start: int, first: int) -> bool:
+        """Tell whether a name is in a clause that gives the circumstances ("if I heat it")."""
+        return any(word.text.casefold() in _CONDITIONAL for word in self.words[start + 1 : first])
 
     def _is_joined(self, mention: Mention) -> bool:
         """Tell whether a name follows "and" or "then", articles and adjectives between."""
@@ -261,7 +289,9 @@ class Asked:
 
     def _elliptic(self) -> list[Slot]:
         """Find the targets where nothing but a name stands for the question ("12 V, 4 Ω: power?")."""
-        free = [mention for mention in self.names if not self._is_attached(mention)]
+        free = [
+            mention for mention in self.names if not self._is_attached(mention) and mention.span not in self.misnaming
+        ]
         last = max(self.wording.sentence_of, default=0)
         slot = Slot(label=self.wording.question, start=0)
         slots = [slot]
@@ -281,9 +311,19 @@ class Asked:
             self._limit([each for each in slots if each.start <= max(at, 1)][-1] if len(slots) > 1 else slots[0], unit)
         if not slots[0].candidates:
             self._add_free_units(slots[0])
+        if not slots[0].candidates:
+            self._add_opening(slots[0])
         if not slots[0].candidates and self.readings:
             self._add_partial(slots[0], self._last_mark(), len(self.words))
         return slots
+
+    def _add_opening(self, slot: Slot) -> None:
+        """Take the name that the question opens with ("hypotenuse with legs 8 cm and 15 cm")."""
+        for mention in self.names:
+            at = mention.last + 1
+            value = self.words[at].value if at < len(self.words) else -1
+            if mention.first <= 1 and (value < 0 or mention.ref not in self.readings[value]):
+                slot.add(mention.ref, self._name_cost(mention) + _OPENING)
 
     def _add_free_units(self, slot: Slot) -> None:
         for unit, _at in self.units[-1:]:

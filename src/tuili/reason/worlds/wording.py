@@ -11,7 +11,7 @@ from functools import cached_property
 from tuili.knowledge.records import normalise
 from tuili.knowledge.text import FUNCTION_WORDS, stem
 from tuili.knowledge.values import Found, find_values
-from tuili.reason.worlds.formulary import Formulary
+from tuili.reason.worlds.formulary import Formulary, Quantity
 
 _TOKEN = re.compile(r"[^\W_]+(?:['’´][^\W_]+)?|[^\w\s]")
 _FILLERS = frozenset("a an the its their his her my your this that these those one some such of".split())
@@ -20,6 +20,7 @@ _ADJACENT = frozenset(
     "in for at to by from across up after on over under through with of during within high "
     "wide long out off as a per into".split()
 )
+_VERBS = frozenset("do does did will would must should have has is are was were".split())
 _ENDS = frozenset(".?;!")
 _DROPPED = frozenset("take last need go get move have".split())
 _WIDEST_PLACEHOLDER = 6
@@ -121,6 +122,7 @@ def _phrases(base: Formulary) -> Iterator[Phrase]:
             ("zero", quantity.zero_cues),
         ):
             yield from _made(texts, kind, quantity.id)
+        yield from _made(_asked_by_what(quantity), "ask", quantity.id)
         yield from _turned(quantity.names, quantity.id)
         counted = (name.removeprefix("number of ") for name in quantity.names if name.startswith("number of "))
         yield from _made((f"how many {name}" for name in counted), "ask", quantity.id)
@@ -131,6 +133,14 @@ def _phrases(base: Formulary) -> Iterator[Phrase]:
         yield from _made((constant.name, *constant.aliases), "constant", key)
     for material in base.materials.values():
         yield from _made((material.name, *material.aliases), "material", material.name)
+
+
+def _asked_by_what(quantity: Quantity) -> Iterator[str]:
+    """Yield "what do I have after" for "how much do I have after" where money is asked for."""
+    for ask in quantity.asks:
+        verb = ask.removeprefix("how much ").split(" ")
+        if quantity.is_money and ask.startswith("how much ") and len(verb) > 3 and verb[0] in _VERBS:
+            yield f"what {' '.join(verb)}"
 
 
 def _made(texts: Iterable[str], kind: str, ref: str) -> Iterator[Phrase]:
