@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tuili.reason.answer import Answer
+
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "docs" / "start.md", *sorted((ROOT / "docs" / "how-to").glob("*.md"))]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -92,6 +94,11 @@ def test_the_answer_shown_is_the_answer_given(place: Path):
 def test_the_jsonl_shown_is_a_base(place: Path):
     assert run(place, "tuili kb add other films.jsonl").returncode == 0
     assert "Ridley Scott" in run(place, 'tuili ask "Who directed Alien?" --kb other').stdout
+
+
+def test_every_key_of_the_json_is_described():
+    described = (ROOT / "docs" / "reference" / "json.md").read_text(encoding="utf-8")
+    assert [key for key in Answer("", "", "").to_json() if f"`{key}`" not in described] == []
 
 
 @pytest.mark.parametrize("document", [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")], ids=lambda path: path.name)

@@ -3,6 +3,9 @@ import re
 
 import pytest
 
+from tuili.cli import explanation
+from tuili.reason.answer import Answer, Path, PathEdge
+
 KEYS = {"answer", "entities", "value", "abstained", "kb", "paths", "pruned", "sources", "timings_ms"}
 
 
@@ -75,6 +78,7 @@ def test_strange_questions_get_an_answer(on_films, question):
         (["x", "--json", "--explain"], 2, "no effect"),
         (["x", "--file", "/nowhere.jsonl"], 2, "does not exist"),
         ([], 2, "QUESTION"),
+        (["who", "directed", "Alien"], 2, 'into quotes: tuili ask "who directed Alien"'),
     ],
 )
 def test_wrong_options_are_told(films, tuili, args, code, hint):
@@ -84,6 +88,30 @@ def test_wrong_options_are_told(films, tuili, args, code, hint):
 
 def test_a_budget_of_one_ends(on_films):
     assert on_films("Which films are directed by Ridley Scott?", "--max-nodes", "1", "--json").code == 0
+
+
+def test_notes_go_to_stderr_where_no_explanation_shows_them(on_films, monkeypatch):
+    from tuili.reasoner import Reasoner
+
+    answer = Answer("x", "Alien", "films", notes=("the search hit its budget",))
+    monkeypatch.setattr(Reasoner, "ask", lambda self, question, **options: answer)
+    shown = on_films("x")
+    assert (shown.out, shown.err) == ("Alien\n", "(the search hit its budget)\n")
+    assert on_films("x", "--quiet").err == "" and on_films("x", "--json").err == ""
+    shown = on_films("x", "--explain")
+    assert "notes   the search hit its budget" in shown.out and shown.err == ""
+
+
+def test_long_lines_of_an_explanation_go_on_below_their_start(capsys, monkeypatch):
+    monkeypatch.setattr(explanation, "WIDTH", 40)
+    explanation.print_explanation(Answer("x", "y", "films", notes=("one two three four five six seven eight nine",)))
+    assert "notes   one two three four five six\n        seven eight nine\n" in capsys.readouterr().out
+
+
+def test_paths_of_a_count_stand_without_empty_heads(capsys):
+    paths = tuple(Path((PathEdge("hub", "has", name),)) for name in ("a", "b"))
+    explanation.print_explanation(Answer("x", "2", "films", paths=paths))
+    assert "├── hub ─ has → a  1.00\n└── hub ─ has → b  1.00\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("suffix", ["html", "svg", "png"])
@@ -137,6 +165,7 @@ def test_a_bad_line_does_not_end_the_run(films, tuili, tmp_path):
     assert [row["id"] for row in rows] == [1, "no question", 3, 4, 5, 6, 7, "fine"]
     assert [row["error"]["type"] for row in rows[:-1]] == ["InputError"] * 4 + ["StoreError"] + ["InputError"] * 2
     assert all(row["error"]["message"] for row in rows[:-1]) and "error" not in rows[-1]
+    assert 'no "question"' in rows[1]["error"]["message"] and '"kb" must be a text' in rows[5]["error"]["message"]
 
 
 def test_an_empty_file_of_questions(films, tuili, tmp_path):

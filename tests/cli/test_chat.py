@@ -1,3 +1,4 @@
+import contextlib
 import io
 import json
 
@@ -79,6 +80,25 @@ def test_json_prints_an_object_for_each_line(chat):
 def test_commands(chat):
     shown = chat("/help", "/json", "/json", "/kb films", "/quit", "never reached")
     assert "/forget" in shown.out and "using films" in shown.out and "never" not in shown.out
+
+
+def test_help_fits_a_narrow_terminal():
+    assert max(map(len, module.HELP.splitlines())) < 80
+
+
+def test_each_line_has_a_progress_of_its_own(chat, monkeypatch):
+    seen = []
+
+    @contextlib.contextmanager
+    def progress():
+        seen.append("begin")
+        yield lambda stage, done, total: None
+        seen.append("end")
+
+    monkeypatch.setattr(module, "progress", progress)
+    monkeypatch.setattr("tuili.cli.ask.show", lambda answer, **options: seen.append("answer"))
+    chat("Which genre does Alien have?", "fact: a | r | b")
+    assert seen == ["begin", "end", "begin", "end", "answer", "begin", "end"]
 
 
 def test_an_empty_input_ends_at_once(chat):

@@ -37,6 +37,8 @@ def test_a_damaged_base_fails(films, tuili):
     path.write_bytes(path.read_bytes()[:5000])
     shown = tuili("doctor", "--json")
     assert shown.code == 1 and shown.json["ok"] is False and statuses(shown)["knowledge bases"] == "fail"
+    checks = {check["name"]: check for check in shown.json["checks"]}
+    assert "tuili kb add films SOURCE --force" in checks["knowledge bases"]["fix"]
 
 
 def test_a_base_of_an_older_importer_is_outdated(home, tuili, tiny_base):

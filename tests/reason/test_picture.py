@@ -80,6 +80,18 @@ def test_the_page_is_whole_and_needs_nothing_from_outside():
     ElementTree.fromstring(re.search(r"<svg.*?</svg>", html, re.DOTALL).group())
 
 
+def test_the_table_has_the_weights_that_the_picture_has():
+    html = page(example())
+    assert "<td>0.80 (prior 0.70)</td><td>json.py:1</td>" in html
+    assert "<td>cls</td><td>0.10</td><td>pruned: fits less</td>" in html
+
+
+def test_an_abstention_claims_no_confidence(tmp_path):
+    draw(example(abstained=True, confidence=0.0), tmp_path / "g.svg")
+    text = (tmp_path / "g.svg").read_text()
+    assert "abstained" in text and "confidence" not in text
+
+
 def test_everything_is_escaped(tmp_path):
     edge = PathEdge(EVIL, EVIL, EVIL + "2", 0.5, {EVIL: 0.5}, EVIL)
     answer = Answer(
@@ -113,8 +125,8 @@ def test_answers_are_marked_and_pruned_ones_hang_beside_them():
         "sort_keys": "pruned",
         "cls": "pruned",
     }
-    pruned = {curve.end: (curve.start, curve.reason) for curve in picture.curves if curve.is_pruned}
-    assert pruned == {"sort_keys": ("json.dumps", "fits less"), "cls": ("json.dumps", "fits less")}
+    pruned = {curve.end: (curve.start, curve.label, curve.reason) for curve in picture.curves if curve.is_pruned}
+    assert pruned == {"sort_keys": ("json.dumps", "", "fits less"), "cls": ("json.dumps", "has parameter", "fits less")}
     assert picture.boxes["indent"].layer == picture.boxes["cls"].layer == 2
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from tuili.cli.output import UTF8, is_terminal, print_json, progress
+from tuili.cli.output import UTF8, is_terminal, print_json, progress, say
 from tuili.errors import InputError, UsageError
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class Options:
 
 
 @click.command(name="ask")
-@click.argument("question", required=False, type=UTF8)
+@click.argument("words", nargs=-1, type=UTF8, metavar="[QUESTION]")
 @click.option("--kb", help="The knowledge base; without it the one that fits the question.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object with everything that is known.")
 @click.option(
@@ -58,27 +59,40 @@ class Options:
 )
 @click.option("--max-nodes", type=click.IntRange(min=1), help="How many entities a search may touch.")
 @click.option("--quiet", is_flag=True, help="Print the answer only; no progress, no explanation.")
-def command(**given: Any) -> None:
+def command(words: Sequence[str], **given: Any) -> None:
     """Answer QUESTION, with the path that leads to the answer.
 
     \b
       tuili ask "default of maxsize in functools.lru_cache"
       tuili ask "Is arthritis a kind of gout?" --kb hpo --graph gout.html
     """
-    options = Options(**given)
+    options = Options(question=_question(words), **given)
     _check_usage(options)
     with progress(quiet=options.quiet) as on_progress:
         reasoner = _reasoner(options, on_progress)
         if options.questions is not None:
             _answer_batch(reasoner, options.questions, options, on_progress)
             return
+        if options.llm:
+            on_progress("answering and wording", 0, 0)
         answer = ask(reasoner, options.question or "", llm=options.llm)
     if options.graph is not None:
         from tuili.reason.picture import draw
 
         draw(answer, options.graph)
     is_wanted = options.explain or (not options.quiet and is_terminal(sys.stdout))
-    show(answer, as_json=options.as_json, explain=is_wanted)
+    show(answer, as_json=options.as_json, explain=is_wanted, with_notes=not options.quiet)
+
+
+def _question(words: Sequence[str]) -> str | None:
+    """Return the question, if there is one.
+
+    Raises:
+        UsageError: it stands without quotes, where the shell may change it.
+    """
+    if len(words) > 1:
+        raise UsageError(f'put the question into quotes: tuili ask "{" ".join(words)[:200]}"')
+    return words[0] if words else None
 
 
 def _answer_batch(reasoner: Reasoner, path: Path, options: Options, on_progress: OnProgress) -> None:
@@ -99,8 +113,8 @@ def ask(reasoner: Reasoner, question: str, *, llm: bool = False, kb: str | None 
     return Voice.shared(reasoner.on_progress).word(answer)
 
 
-def show(answer: Answer, *, as_json: bool, explain: bool) -> None:
-    """Print an answer: as JSON, or its text and, if wanted, how it came about."""
+def show(answer: Answer, *, as_json: bool, explain: bool, with_notes: bool = True) -> None:
+    """Print an answer: as JSON, or its text and how it came about, or its text with the notes on stderr."""
     if as_json:
         print_json(answer.to_json())
         return
@@ -109,6 +123,9 @@ def show(answer: Answer, *, as_json: bool, explain: bool) -> None:
         from tuili.cli.explanation import print_explanation
 
         print_explanation(answer)
+    elif with_notes:
+        for note in answer.notes:
+            say(f"({note})")
 
 
 def _reasoner(options: Options, on_progress: OnProgress) -> Reasoner:

@@ -82,7 +82,9 @@ def _text(row: dict[str, Any], key: str, number: int) -> Any:
     value = row.get(key)
     if isinstance(value, str) or (value is None and key == "kb"):
         return value
-    raise InputError(f'line {number} has no text under "{key}" but {str(value)[:40]}')
+    if value is None:
+        raise InputError(f'line {number} has no "{key}"; write {{"id": ..., "question": ...}}')
+    raise InputError(f'line {number}: "{key}" must be a text, not {str(value)[:40]}')
 
 
 def _print(result: dict[str, Any], as_json: bool) -> None:

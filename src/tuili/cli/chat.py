@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import click
 
-from tuili.cli.output import is_terminal, print_json, progress, say
+from tuili.cli.output import is_terminal, print_json, progress
 from tuili.errors import TuiliError
 
 if TYPE_CHECKING:
     from tuili.reason.dialogue import Dialogue
 
 PROMPT = "tuili> "
-HELP = """Ask a question; a later one may refer to it ("and its default?", "what about json.dump?").
+HELP = """Ask a question; a later one may refer to it ("and its default?").
 fact: subject | relation | object   tell a fact for this conversation
 /facts      the facts told          /forget   forget them and everything said
 /kb NAME    use one base            /kb       let each question find its base
@@ -35,11 +36,10 @@ def command(kb: str | None, as_json: bool) -> None:
     from tuili.reason.dialogue import Dialogue
     from tuili.reasoner import Reasoner
 
-    with progress() as on_progress:
-        reasoner = Reasoner(kb, on_progress=on_progress)
-        if kb is not None:
-            reasoner.base(kb)
-    chat = Chat(Dialogue(reasoner), as_json=as_json)
+    chat = Chat(Dialogue(Reasoner(kb)), as_json=as_json)
+    if kb is not None:
+        with chat.progress():
+            chat.dialogue.reasoner.base(kb)
     if is_terminal(sys.stdin) and is_terminal(sys.stdout):
         _enable_history()
         click.echo("Ask a question; /help says what else there is.")
@@ -53,6 +53,12 @@ class Chat:
     def __init__(self, dialogue: Dialogue, *, as_json: bool) -> None:
         self.dialogue = dialogue
         self.as_json = as_json
+
+    @contextlib.contextmanager
+    def progress(self) -> Iterator[None]:
+        """Show what is built, brought or loaded in the block; the bar is gone before the next prompt."""
+        with progress() as self.dialogue.reasoner.on_progress:
+            yield
 
     def take(self, line: str) -> bool:
         """Carry out a line; an error is told and the conversation goes on. False ends it."""
@@ -70,15 +76,14 @@ class Chat:
         from tuili.reason.followup import is_fact
 
         if is_fact(line):
-            edge = self.dialogue.tell(line)
+            with self.progress():
+                edge = self.dialogue.tell(line)
             fact = {"subject": edge.subject, "relation": edge.relation, "object": edge.object}
             self._tell({"fact": fact}, f"noted: {edge.subject} | {edge.relation} | {edge.object}")
             return True
-        answer = self.dialogue.ask(line)
+        with self.progress():
+            answer = self.dialogue.ask(line)
         show(answer, as_json=self.as_json, explain=False)
-        if not self.as_json:
-            for note in answer.notes:
-                say(f"({note})")
         return True
 
     def _command(self, line: str) -> bool:
@@ -106,7 +111,8 @@ class Chat:
 
     def _use(self, name: str) -> None:
         if name:
-            self.dialogue.reasoner.base(name)
+            with self.progress():
+                self.dialogue.reasoner.base(name)
         self.dialogue.kb = name or None
         self._tell({"kb": name or None}, f"using {name}" if name else "each question finds its base")
 

@@ -202,13 +202,20 @@ def check_bases() -> Check:
             "knowledge bases",
             FAIL,
             detail,
-            f"tuili kb check {damaged[0]} --fix, or build it anew: tuili kb add {damaged[0]} --force",
+            f"tuili kb check {damaged[0]} --fix, or build it anew: {_rebuild(damaged[0])}",
         )
     if old := [name for name, state in states.items() if state.startswith("outdated")]:
-        return Check("knowledge bases", WARN, detail, f"tuili kb add {old[0]} --force")
+        return Check("knowledge bases", WARN, detail, _rebuild(old[0]))
     if missing := [name for name, state in states.items() if state == "missing"]:
         return Check("knowledge bases", WARN, detail, f"built on first use, or now: tuili kb add {missing[0]}")
     return Check("knowledge bases", OK, detail)
+
+
+def _rebuild(name: str) -> str:
+    """Return the command that builds a base anew; who made it knows its source."""
+    from tuili.knowledge.sources import BUILT_IN
+
+    return f"tuili kb add {name} --force" if name in BUILT_IN else f"tuili kb add {name} SOURCE --force"
 
 
 def _base_states() -> Iterator[tuple[str, str]]:

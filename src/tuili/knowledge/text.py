@@ -52,7 +52,9 @@ LIGHT_WORDS = frozenset(
     responsible merely alone ends list lists signature sequence names offered offers exposed exposes belongs
     there's what's where handy okay ok set sets setting controls control governs govern decides decide
     determines determine specifies indicates tells various several available specified specify specifying passed
-    pass passing hand handed""".split()
+    pass passing hand handed d ll re ve m w aka sit sits leave leaving aside therefore hence apply applies
+    overlapping overlap classed mind actual medicine medically doctors doctor clinicians physicians officially
+    official proper properly formally formal""".split()
 )
 
 QUESTION_WORDS = frozenset("which what who whom whose where when how".split())

@@ -36,6 +36,7 @@ _SINGLE_TIME = re.compile(
     r"\b(?:in|for|during|after|within|per|every)\s+(an?|one|each)\s+(?=second|minute|hour|day|year)",
     re.IGNORECASE,
 )
+_PER_SEVERAL = re.compile(r"\s*(?:/|per|for every|every)\s*(\d{1,6}(?:\.\d{1,6})?)(?=[^\d.,])", re.IGNORECASE)
 _ORDINALS = {"first": 1.0, "second": 2.0, "third": 3.0, "fourth": 4.0, "fifth": 5.0}
 _ORDER = re.compile(
     r"\b(first|second|third|fourth|fifth)(?=(?:[- ]order)?[- ](?:maxim|minim|(?:bright |dark )?fringe|spectrum|diffract))",
@@ -123,9 +124,22 @@ def _read(question: str, numeral: Numeral) -> Found | None:
     if unit is None:
         is_word_only = numeral.is_part or (numeral.in_words and numeral.number == 1)
         return None if is_word_only else _bare(question, numeral)
-    text = question[start : unit.end]
     magnitude = numeral.number
+    several = _per_several(question, unit)
+    if several:
+        unit, magnitude = several[0], magnitude / several[1]
+    text = question[start : unit.end]
     return Found(Value(magnitude, unit.text, text, start, unit.end), is_money=unit.is_money, in_words=numeral.in_words)
+
+
+def _per_several(question: str, unit: Unit) -> tuple[Unit, float] | None:
+    """Read what follows "6.5 litres" in "6.5 litres per 100 km": the unit per kilometre, and 100."""
+    per = _PER_SEVERAL.match(question, unit.end)
+    below = read_unit(question, per.end()) if per else None
+    if not per or not below or not below.text or float(per.group(1)) == 0:
+        return None
+    joined = f"{unit.text or 1} / ({below.text})"
+    return replace(unit, text=joined, end=below.end), float(per.group(1))
 
 
 def _is_article(question: str, end: int, unit: Unit) -> bool:

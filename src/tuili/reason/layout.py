@@ -22,7 +22,7 @@ MAX_LINE = 26
 MAX_LINES = 4
 PADDING = 10.0
 ROW_GAP = 22.0
-MIN_COLUMN_GAP = 70.0
+MIN_COLUMN_GAP = 56.0
 MARGIN = 24.0
 BOLD = 1.12
 LABEL_CHAR = 5.6
@@ -116,6 +116,11 @@ def picture_of(answer: Answer, max_pruned: int = 12) -> Picture:
     return picture
 
 
+def about(answer: Answer) -> str:
+    """Return the line below the answer: its base, and how sure it is."""
+    return f"base {answer.kb} · " + ("abstained" if answer.abstained else f"confidence {answer.confidence:.2f}")
+
+
 def wrap(text: str) -> tuple[str, ...]:
     """Break a text into at most `MAX_LINES` lines of about `MAX_LINE` characters."""
     is_name = " " not in text.strip()
@@ -186,27 +191,27 @@ def _constants(picture: Picture) -> list[str]:
 
 
 def _add_pruned(picture: Picture, pruned: Iterable[Pruned], answers: set[str], wanted: set[str]) -> None:
-    anchor, relation = _anchor(picture, answers)
+    anchor = _anchor(picture, answers)
     for item in pruned:
         if item.entity in picture.boxes:
             continue
-        start, end, label = anchor, item.entity, relation
+        start, end, label = anchor, item.entity, ""
         if item.edge and {item.edge.subject, item.edge.object} & picture.boxes.keys():
             start, end, label = item.edge.subject, item.edge.object, item.edge.relation
         if all(picture.add(name, name, "pruned") for name in (start, end)):
             picture.curves.append(Curve(start, end, label, item.weight, True, item.reason))
 
 
-def _anchor(picture: Picture, answers: set[str]) -> tuple[str, str]:
-    """Return where the candidates of the last step hang: the other end of an answer's edge, with its relation."""
+def _anchor(picture: Picture, answers: set[str]) -> str:
+    """Return where candidates without an edge of their own hang: the other end of an answer's edge."""
     kept = [curve for curve in picture.curves if curve.start != QUESTION and curve.end != RESULT]
     for curve in reversed(kept):
         if curve.end in answers:
-            return curve.start, curve.label
+            return curve.start
         if curve.start in answers:
-            return curve.end, curve.label
+            return curve.end
     first = next((curve.end for curve in picture.curves if curve.start == QUESTION), QUESTION)
-    return (kept[-1].start, kept[-1].label) if kept else (first, "")
+    return kept[-1].start if kept else first
 
 
 # Placing.

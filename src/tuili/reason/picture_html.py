@@ -17,6 +17,7 @@ from tuili.reason.layout import (
     Box,
     Curve,
     Picture,
+    about,
     label_of,
     picture_of,
 )
@@ -31,8 +32,9 @@ _STYLE = """
 .tuili h1 { font-size: 1.25rem; margin: 0 0 .25rem; font-weight: 600; }
 .tuili .answer { font-size: 1.1rem; margin: .25rem 0; white-space: pre-wrap; overflow-wrap: anywhere; }
 .tuili .about, .tuili .legend { color: var(--soft); font-size: .85rem; margin: .25rem 0; overflow-wrap: anywhere; }
-.tuili .graph { overflow-x: auto; margin: .75rem 0; }
+.tuili .graph, .tuili .rows { overflow-x: auto; margin: .75rem 0; }
 .tuili svg { display: block; height: auto; font: 13px system-ui, sans-serif; }
+@media (min-width: 800px) { .tuili svg { max-width: max(100%, calc(var(--width) * .7)); } }
 .tuili rect { fill: var(--box); stroke: var(--edge); }
 .tuili .curve .halo { fill: var(--paper); stroke: none; }
 .tuili .question rect { fill: var(--paper); stroke: var(--soft); }
@@ -52,7 +54,8 @@ _STYLE = """
 .tuili:has(.toggle:not(:checked)) .pruned { display: none; }
 .tuili table { border-collapse: collapse; font-size: .85rem; width: 100%; }
 .tuili th, .tuili td { text-align: left; padding: .3rem .6rem; border-bottom: 1px solid var(--edge);
-  vertical-align: top; overflow-wrap: anywhere; }
+  vertical-align: top; }
+.tuili td { min-width: 5rem; max-width: 24rem; overflow-wrap: break-word; }
 .tuili caption { text-align: left; font-weight: 600; padding: .3rem 0; }
 """
 _PAGE = """<!doctype html>
@@ -80,13 +83,12 @@ def page(answer: Answer) -> str:
 def fragment(answer: Answer) -> str:
     """Return the picture, its words and its table as one element."""
     picture = picture_of(answer)
-    about = f"base {answer.kb} · " + ("abstained" if answer.abstained else f"confidence {answer.confidence:.2f}")
     query = f'<p class="about">{escape(answer.query.describe())}</p>' if answer.query else ""
     notes = "".join(f'<p class="about">{escape(note)}</p>' for note in answer.notes)
     return (
         f'<div class="tuili"><style>{_STYLE}</style>\n<h1>{escape(answer.question)}</h1>\n'
-        f'<p class="answer">{escape(answer.text)}</p>\n<p class="about">{escape(about)}</p>\n{query}{notes}'
-        f'{_legend(picture)}<div class="graph">{_svg(picture)}</div>\n{_table(answer)}</div>'
+        f'<p class="answer">{escape(answer.text)}</p>\n<p class="about">{escape(about(answer))}</p>\n{query}{notes}'
+        f'{_legend(picture)}<div class="graph" tabindex="0">{_svg(picture)}</div>\n{_table(answer)}</div>'
     )
 
 
@@ -106,7 +108,8 @@ def _svg(picture: Picture) -> str:
     labels = "".join(_label(curve) for curve in picture.curves)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" role="img" aria-label="The reasoning graph; the table below '
-        f'holds the same" width="{picture.width:.0f}" viewBox="0 0 {picture.width:.0f} {picture.height:.0f}">\n'
+        f'holds the same" width="{picture.width:.0f}" style="--width: {picture.width:.0f}px" '
+        f'viewBox="0 0 {picture.width:.0f} {picture.height:.0f}">\n'
         f"{curves}{boxes}{labels}</svg>"
     )
 
@@ -163,20 +166,23 @@ def _table(answer: Answer) -> str:
     head = "".join(
         f'<th scope="col">{title}</th>' for title in ("Subject", "Relation", "Object", "Weight", "Source or reason")
     )
-    return f"<table><caption>The same as a table</caption><thead><tr>{head}</tr></thead><tbody>\n{rows}</tbody></table>"
+    return (
+        f'<div class="rows" tabindex="0"><table><caption>The same as a table</caption><thead><tr>{head}</tr></thead>'
+        f"<tbody>\n{rows}</tbody></table></div>"
+    )
 
 
 def _rows(answer: Answer) -> Iterator[tuple[str, tuple[str, ...]]]:
     for path in answer.paths:
         for edge in path.edges:
-            yield "", (*_cells(edge), edge.source)
+            yield "", (*_ends(edge), f"{edge.weight:.2f}{_parts(edge.parts)}", edge.source)
     for item in answer.pruned:
-        cells = _cells(item.edge) if item.edge else ("", "", item.entity, f"{item.weight:.2f}")
-        yield ' class="pruned"', (*cells, f"pruned: {item.reason}")
+        ends = _ends(item.edge) if item.edge else ("", "", item.entity)
+        yield ' class="pruned"', (*ends, f"{item.weight:.2f}", f"pruned: {item.reason}")
 
 
-def _cells(edge: PathEdge) -> tuple[str, str, str, str]:
-    return edge.subject, edge.relation, edge.object, f"{edge.weight:.2f}{_parts(edge.parts)}"
+def _ends(edge: PathEdge) -> tuple[str, str, str]:
+    return edge.subject, edge.relation, edge.object
 
 
 def _parts(parts: Mapping[str, float]) -> str:

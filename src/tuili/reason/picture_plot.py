@@ -8,7 +8,7 @@ from typing import Any
 
 from tuili.errors import DependencyError
 from tuili.reason.answer import Answer
-from tuili.reason.layout import LINE_HEIGHT, QUESTION, RESULT, Box, Curve, Picture, label_of, picture_of
+from tuili.reason.layout import LINE_HEIGHT, QUESTION, RESULT, Box, Curve, Picture, about, label_of, picture_of
 
 DPI = 100
 PIXELS_PER_INCH = 100
@@ -64,9 +64,7 @@ def _paint_title(axes: Any, answer: Answer, picture: Picture, width: float) -> N
     text = answer.text if len(answer.text) <= room else f"{answer.text[: room - 1]}…"
     left_out = f" · {picture.num_left_out} more entities are not drawn" if picture.num_left_out else ""
     _text(axes, 24, 22, text, size=11, weight="bold", ha="left")
-    _text(
-        axes, 24, 44, f"base {answer.kb} · confidence {answer.confidence:.2f}{left_out}", size=8, color=_SOFT, ha="left"
-    )
+    _text(axes, 24, 44, about(answer) + left_out, size=8, color=_SOFT, ha="left")
 
 
 def _text(axes: Any, x: float, y: float, text: str, *, size: float, color: str = _INK, **options: Any) -> Any:

@@ -17,6 +17,8 @@ from tuili.reason.answer import Pruned
 
 MAX_NODES = 20_000
 SHORTLIST = 60
+# Words that fit nothing better than this don't tell several things apart.
+MIN_FILTER = 0.3
 # How many facts a search may follow for each entity that it may touch.
 STEPS_PER_NODE = 5
 
@@ -296,6 +298,8 @@ class Search:
             return found
         fits = {n: fit for n, fit in self.match(var.text, list(found)).items() if math.isfinite(fit)}
         best = max(fits.values(), default=0.0)
+        if var.plural and best < MIN_FILTER:
+            return {number: Support(found[number].facts, found[number].fit * fit) for number, fit in fits.items()}
         bound = max(self.min_fit, best * (0.93 if var.plural else 0.999))
         for number, fit in sorted(fits.items(), key=lambda item: -item[1]):
             if fit < bound:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from tuili.errors import InputError
-from tuili.knowledge.text import FUNCTION_WORDS
+from tuili.knowledge.text import FUNCTION_WORDS, stem
 from tuili.knowledge.values import Found
 from tuili.reason.verify import convert, convert_difference, dimension
 from tuili.reason.worlds.formulary import ORDINALS, Formulary, Quantity
@@ -33,7 +33,10 @@ _RARE = 0.8
 _SHARE = 0.8
 _GENERAL = 0.5
 _PLAIN_COUNT = 0.2
+_WITHIN = 0.8
+_COUNTED = 0.65
 _COUNTED_THING = 0.8
+_OTHER_THING = 0.8
 _LISTED = re.compile(r"\s*(?:,|and|, and|&)?\s*(?:an?|one of|another of|the other of)?\s*", re.IGNORECASE)
 _ROLES = {"initial", "final"}
 
@@ -178,6 +181,7 @@ class Bindings:
             self._add_symbols(index, evidence[index])
             self._add_partial(index, evidence[index])
             self._add_listed(index, evidence[index])
+            self._add_counted(index, evidence)
             self._add_roles(item, self.readings[index], evidence[index])
         return evidence
 
@@ -198,7 +202,7 @@ class Bindings:
         elif mention.first > at:
             weight = self._after(mention, at)
         else:
-            return 0.0
+            return _WITHIN * mention.fit
         if mention.kind == "cue":
             if is_adjacent_only(mention, self.wording.words):
                 near = min(abs(mention.first - at), abs(mention.last - at)) <= 1
@@ -288,6 +292,16 @@ class Bindings:
             if key.partition("_")[0] in ORDINALS:
                 evidence[key] = max(evidence[key], 0.65)
 
+    def _add_counted(self, index: int, evidence: list[dict[str, float]]) -> None:
+        """Read "two 12 Ω resistors" as a number of things and what each of them has."""
+        counted = self.wording.counted_by(index)
+        if counted < 0:
+            return
+        for place, sign in ((index, "number of "), (counted, " of each")):
+            for key in self.readings[place]:
+                if sign in self.base.quantities[key].name:
+                    evidence[place][key] = max(evidence[place][key], _COUNTED)
+
     def _add_roles(self, item: Found, readings: Iterable[str], evidence: dict[str, float]) -> None:
         if not item.role:
             return
@@ -324,7 +338,18 @@ def magnitude_as(item: Found, quantity: Quantity, wanted: str) -> tuple[float, f
         cost = 0.35 + (_COUNTED_THING if item.noun and item.noun.casefold() not in FUNCTION_WORDS else 0.0)
     if item.is_bare and item.in_words:
         cost += 0.3
+    if quantity.is_count and _counts_other(item, quantity):
+        cost += _OTHER_THING
     return _converted(item, unit, quantity, wanted, cost)
+
+
+def _counts_other(item: Found, quantity: Quantity) -> bool:
+    """Tell whether a plain number counts things that no name of the quantity speaks of ("12 cigarettes")."""
+    noun = item.noun.casefold()
+    if not item.is_bare or not noun or noun in FUNCTION_WORDS:
+        return False
+    phrases = (*quantity.names, *quantity.cues)
+    return not any(stem(noun) == stem(word) for phrase in phrases for word in phrase.casefold().split())
 
 
 def _converted(item: Found, unit: str, quantity: Quantity, wanted: str, cost: float) -> tuple[float, float] | None:

@@ -366,7 +366,7 @@ def _features(wording: Wording, solved: Sequence[Solved], used: set[int]) -> dic
     chains = [item.chain for item in solved]
     given = [item.evidence for chain in chains for item in chain.resolved.values() if item.how == "given"]
     fits = [item.evidence for chain in chains for item in chain.resolved.values() if item.how == "formula"]
-    values = [index for index, item in enumerate(wording.values) if not item.is_bare]
+    values = [index for index, item in enumerate(wording.values) if not item.is_bare or wording.counted_by(index) >= 0]
     return {
         "cost": max(chain.cost for chain in chains),
         "margin": min(item.margin for item in solved),

@@ -17,6 +17,7 @@ _SCENE_CONSTANT = 0.25
 _UNTOLD_PROPERTY = 1.0
 _EARLIER = 0.1
 _REMEMBERED = 0.35
+_NEARLY = 0.1
 _MOST_GIVEN = 8
 _MOST_BINDING = 2.33
 _NEW_MEANING = 0.8
@@ -185,7 +186,8 @@ class Leaves:
         """A property that the question doesn't name is seldom what it asks for."""
         named = via in self.scene.named or self.candidates.get(via, 9.0) < 0.6
         if not goal.above:
-            return min(extra, 0.3) + self._lookup_cost + (0.0 if named else 1.5)
+            is_asked = self.candidates.get(via, 9.0) <= min(self.candidates.values()) + _NEARLY
+            return min(extra, 0.3) + self._lookup_cost + (0.0 if is_asked else 1.5)
         is_special = via in self.base.descendants[goal.quantity]
         untold = 0.0 if named or goal.is_told else _UNTOLD_PROPERTY
         return min(extra, 0.3) + untold + (0.5 if is_special and not named else 0.0)
@@ -193,7 +195,7 @@ class Leaves:
     @cached_property
     def _lookup_cost(self) -> float:
         """What it costs to answer with a stored value although the question gives some."""
-        return min(1.0, 0.5 * sum(not item.is_bare for item in self.scene.wording.values))
+        return min(2.0, sum(not item.is_bare for item in self.scene.wording.values))
 
     def _side_cost(self, key: str, place: int) -> float:
         """A material after "from" is the first of two, one after "into" the second."""

@@ -19,7 +19,7 @@ _AMBIGUOUS_LACK = 0.9
 _NAMED = 0.55
 _OVERLAP = 0.4
 _SPECIAL = 0.4
-_UNUSED = {"unit": 1.0, "money": 0.5, "bare": 0.25, "word": 0.05, "count": 1.2}
+_UNUSED = {"unit": 1.0, "money": 0.5, "bare": 0.25, "word": 0.05, "count": 2.0}
 _UNUSED_MATERIAL = 0.5
 
 
@@ -131,18 +131,11 @@ class Scene:
         return found
 
     def _sort_of_value(self, index: int, item: Found) -> str:
-        if self._counts_next(index):
+        if self.wording.counted_by(index) >= 0:
             return "count"
         if item.is_bare:
             return "word" if item.in_words else "bare"
         return "money" if item.is_money else "unit"
-
-    def _counts_next(self, index: int) -> bool:
-        """Tell whether a number says how many there are of the value right after it ("two 12 Ω resistors")."""
-        at, values = self.wording.value_at[index], self.wording.values
-        item, following = values[index], self.wording.words[at + 1 : at + 2]
-        is_count = item.is_bare and item.value.magnitude > 1 and item.value.magnitude.is_integer()
-        return is_count and bool(following) and following[0].value >= 0 and bool(values[following[0].value].unit)
 
     def _is_repeated(self, index: int) -> bool:
         """Tell whether a value says again what another one says ("half an hour, 30 min")."""

@@ -27,6 +27,7 @@ _STEM = 6
 _BARE_COUNT = 1.4
 _OPENING = 0.3
 _SURE = 0.15
+_CLEARLY = 0.2
 _ENDS = ".?;!"
 
 
@@ -91,6 +92,8 @@ class Asked:
         if word.replace("'", "") not in _QUESTION_WORDS and word not in _COMMANDS:
             return False
         before = self.words[index - 1].text.casefold() if index else "."
+        if word == "work" and [each.text.casefold() for each in self.words[index + 1 : index + 2]] != ["out"]:
+            return False
         if word in _COMMANDS:
             return before in (".", ";", ",", ":", "?", "!", "and", "then", "to", "please", "us") or index == 0
         if word == "what" and index and self.words[index - 1].value >= 0:
@@ -134,7 +137,16 @@ class Asked:
             self._add_partial(slot, start, end)
         self._add_pronoun(slot, start, end, is_unsure)
         self._limit_units(slots, start, end)
+        for each in slots:
+            self._drop_general(each)
         return slots
+
+    def _drop_general(self, slot: Slot) -> None:
+        """Leave out what is more general than a clearly better candidate: length, where focal length is asked for."""
+        for key, cost in list(slot.candidates.items()):
+            special = (slot.candidates.get(below, 9.0) for below in self.base.descendants[key])
+            if min(special, default=9.0) + _CLEARLY < cost:
+                del slot.candidates[key]
 
     def _add_partial(self, slot: Slot, start: int, end: int) -> None:
         """Take quantities of whose name the question has one word ("where is the image": image distance)."""
@@ -174,11 +186,9 @@ class Asked:
         return any(mention.first <= at <= mention.last and self._is_attached(mention) for mention in self.names)
 
     def _is_bare_count(self, mention: Mention) -> bool:
-        """Tell whether a question phrase is a mere "how many", which asks for whatever follows."""
-        return [word.text.casefold() for word in self.words[mention.first : mention.last + 1]] == [
-            "how",
-            "many",
-        ]
+        """Tell whether a question phrase is a mere "how many" or "what is", which asks for whatever follows."""
+        words = self.words[mention.first : mention.last + 1]
+        return [word.text.casefold() for word in words] in (["how", "many"], ["what", "is"])
 
     def _skips_name(self, mention: Mention) -> bool:
         """Tell whether a loose phrase passes over a name: "how much (buoyant force does) water"."""

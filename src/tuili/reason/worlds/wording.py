@@ -14,6 +14,7 @@ from tuili.knowledge.values import Found, find_values
 from tuili.reason.worlds.formulary import Formulary, Quantity
 
 _TOKEN = re.compile(r"[^\W_]+(?:['’´][^\W_]+)?|[^\w\s]")
+_SHORT_IS = re.compile(r"(what|how|where|who|when|which)['’´]s", re.IGNORECASE)
 _FILLERS = frozenset("a an the its their his her my your this that these those one some such of".split())
 _PLACEHOLDERS = frozenset("it its he she they".split())
 _ADJACENT = frozenset(
@@ -95,14 +96,17 @@ class Lexicon:
                 if found:
                     yield found
             if word.value >= 0:
-                yield from self._of_unit(word, index)
+                yield from self._within(word, index)
 
-    def _of_unit(self, word: Word, index: int) -> Iterator[Mention]:
-        """Yield the scenarios that a value's unit tells of ("MHz")."""
-        unit = word.text.rpartition(" ")[2]
-        for phrase in self.by_stem.get(stem(unit), ()):
-            if phrase.kind == "scenario" and len(phrase.stems) == 1:
-                yield Mention(phrase.kind, phrase.ref, index, index, 1.0, 1)
+    def _within(self, word: Word, index: int) -> Iterator[Mention]:
+        """Yield the scenarios and cues that a value's own words tell of ("100 MHz", "5 hours a day")."""
+        inside = [Word(text, stem(text), word.start, word.end) for text in _TOKEN.findall(word.text)]
+        for start, part in enumerate(inside):
+            for phrase in self.by_stem.get(part.stem, ()):
+                if phrase.kind == "scenario" or (phrase.kind == "cue" and len(phrase.stems) > 1):
+                    found = _match(phrase, inside, start)
+                    if found:
+                        yield Mention(phrase.kind, phrase.ref, index, index, found.fit, found.num_words)
 
     def overlap(self, words: Sequence[Word]) -> dict[str, float]:
         """How many rare words of each formula's name and description a question has (0 to 1)."""
@@ -249,6 +253,19 @@ class Wording:
             current += word.text in _ENDS
         return numbers
 
+    def counted_by(self, index: int) -> int:
+        """Return the value of which a number says how many there are, or -1.
+
+        It follows at once ("two 12 Ω resistors") or after its noun ("20 people of 75 kg").
+        """
+        at, item = self.value_at[index], self.values[index]
+        if not item.is_bare or item.value.magnitude < 2 or not item.value.magnitude.is_integer():
+            return -1
+        is_of = at + 2 < len(self.words) and self.words[at + 2].text.casefold() == "of"
+        place = at + 3 if is_of else at + 1
+        following = self.words[place].value if place < len(self.words) else -1
+        return following if following >= 0 and self.values[following].unit else -1
+
 
 def read_wording(question: str, lexicon: Lexicon) -> Wording:
     """Take a question apart; names inside longer names are left out ("energy" in "kinetic energy")."""
@@ -273,7 +290,12 @@ def _plain(question: str, start: int, end: int) -> Iterator[Word]:
         text = match.group()
         if text in "-‐‑'’\"“”" and match.start() > 0:
             continue
-        yield Word(text, stem(text) if text[0].isalnum() else text, match.start(), match.end())
+        short = _SHORT_IS.fullmatch(text)
+        end = match.start() + len(short[1]) if short else match.end()
+        text = text[: end - match.start()]
+        yield Word(text, stem(text) if text[0].isalnum() else text, match.start(), end)
+        if short:
+            yield Word("is", "is", end, match.end())
 
 
 def _without_shadowed(found: list[Mention]) -> list[Mention]:
