@@ -76,6 +76,13 @@ def test_threads_may_share_a_reasoner(films):
     assert found == [{"Alien", "The Duellists"}] * 8
 
 
+def test_a_count_that_hits_the_budget_is_withheld(films):
+    assert films.ask("How many films did Ridley Scott direct?", kb=None).value is not None
+    small = Reasoner(kb=films.kb, config=replace(films.config, max_nodes=1))
+    answer = small.ask("How many films did Ridley Scott direct?")
+    assert answer.abstained and "budget" in answer.reason
+
+
 @pytest.mark.parametrize("max_nodes", [0, -1])
 def test_a_budget_of_nothing_is_refused(max_nodes):
     with pytest.raises(InputError, match="max_nodes"):

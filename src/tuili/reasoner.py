@@ -42,7 +42,7 @@ class ReasonerConfig:
 
     max_nodes: int = MAX_NODES
     neural: bool = True
-    mix: Mix = field(default_factory=Mix)
+    mix: Mix = field(default_factory=Mix.fitted)
 
     def __post_init__(self) -> None:
         if self.max_nodes < 1:

@@ -53,7 +53,16 @@ LISTS = [
     ("Which diseases show leaf curl, brown spot and fruit rot?", {"Late blight"}),
     ("Which of copper spray and sulphur dust treats late blight?", {"Copper spray"}),
     ("Is late blight or rose rust treated with sulphur dust?", {"Rose rust"}),
+    # phrases that are no sentences
+    ("Diseases that affect both tomato and potato?", {"Late blight"}),
+    ("tomato diseases without drooping", {"Late blight"}),
+    # words that ask, not describe
+    ("I'd like the diseases that affect the tomato.", {"Late blight", "Fusarium wilt"}),
     # negations
+    ("Which diseases do not affect the tomato?", {"Rose rust", "Mosaic virus disease"}),
+    ("Which diseases affect no tomato?", {"Rose rust", "Mosaic virus disease"}),
+    ("Of the diseases that affect the tomato, which doesn't show drooping?", {"Late blight"}),
+    ("Which diseases w/o drooping affect the potato?", {"Late blight", "Mosaic virus disease"}),
     ("Which diseases affect the potato but not the tomato?", {"Mosaic virus disease"}),
     ("Which diseases show leaf curl but not drooping?", {"Late blight", "Mosaic virus disease"}),
     ("Which diseases show leaf curl without drooping?", {"Late blight", "Mosaic virus disease"}),
@@ -107,12 +116,6 @@ LISTS = [
 @pytest.mark.parametrize(("question", "expected"), LISTS)
 def test_questions_for_entities(garden, question, expected):
     assert names(garden.ask(question)) == expected
-
-
-@pytest.mark.xfail(reason="a negation that only excludes is left out")
-@pytest.mark.parametrize("question", ["Which diseases do not affect the tomato?", "Which diseases affect no tomato?"])
-def test_a_question_with_not_is_never_answered_without_it(garden, question):
-    assert not names(garden.ask(question)) & {"Late blight", "Fusarium wilt"}
 
 
 @pytest.mark.parametrize(("question", "count"), [

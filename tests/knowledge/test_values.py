@@ -200,6 +200,26 @@ def test_lists_share_the_last_unit() -> None:
     ]
 
 
+def test_a_lone_comma_shares_no_unit() -> None:
+    assert [item.unit for item in find_values("principal 3.5e3, 5 years")] == ["", "year"]
+
+
+def test_amounts_per_several() -> None:
+    (value,) = find_values("6.5 litres per 100 km")
+    assert value.value.magnitude == pytest.approx(0.065)
+    assert value.unit == "liter / (kilometer)"
+
+
+def test_cents_beside_whole_money() -> None:
+    assert find_values("28 cents per kWh in euros")[0].value.magnitude == pytest.approx(0.28)
+    assert find_values("3 pencils at 20 cents each")[1].value.magnitude == 20
+
+
+def test_orders_of_interference() -> None:
+    assert [item.value.magnitude for item in find_values("the second-order maximum and the third minimum")] == [2, 3]
+    assert find_values("a first-order reaction") == []
+
+
 def test_sizes_by_are_two_values() -> None:
     assert [item.value.magnitude for item in find_values("2.5 m by 3 m")] == [2.5, 3]
 

@@ -15,7 +15,12 @@ def evidence(garden):
     base = garden.base("small")
 
     def find(question):
-        return features(candidates(question, base.graph, base.linker, Weigher(base.graph), 20_000))
+        weigher = Weigher(base.graph)
+        found = candidates(question, base.graph, base.linker, weigher, 20_000)
+        for var in found.tried[0].compiled.query.variables:
+            if var.text:
+                weigher.match(var.text, list(found.tried[0].outcome.found))
+        return features(found, weigher)
 
     return find
 

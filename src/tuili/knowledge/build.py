@@ -13,7 +13,7 @@ from tuili.errors import InputError, StoreError
 from tuili.files import atomic_path
 from tuili.knowledge.locks import LOCK_TIMEOUT_S, file_lock
 from tuili.knowledge.migrations import INDEXES, SIGNATURES, migrate
-from tuili.knowledge.records import BadRow, Edge, Kind, Node, Record, Relation
+from tuili.knowledge.records import BadRow, Edge, Node, Record, Relation
 from tuili.knowledge.store import (
     MAX_NAME,
     check_text,
@@ -141,6 +141,9 @@ class _Builder:
         self.labels: list[tuple[str, int]] = []
 
     def take(self, record: Record) -> None:
+        if isinstance(record, BadRow):
+            self._bad(record)
+            return
         try:
             if isinstance(record, Edge):
                 self._edge(record)
@@ -149,10 +152,8 @@ class _Builder:
             elif isinstance(record, Relation):
                 check_text("relation", record.name, MAX_NAME)
                 self.relation_ids[record.name] = put_relation(self.connection, record)
-            elif isinstance(record, Kind):
-                put_kind(self.connection, record)
             else:
-                self._bad(record)
+                put_kind(self.connection, record)
         except InputError as error:
             self._bad(BadRow(0, str(error), repr(record)[:200]))
 

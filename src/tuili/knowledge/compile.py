@@ -16,12 +16,12 @@ from tuili.knowledge.pieces import Piece, Pieces, cut, place_ordinals
 from tuili.knowledge.query import Aggregate, Constraint, Query, Var
 from tuili.knowledge.segment import Reading
 from tuili.knowledge.span import Link, Spanner
-from tuili.knowledge.text import OPENING_WORDS, Token, is_light
+from tuili.knowledge.text import NEGATIONS, OPENING_WORDS, Token, is_light
 
 _AUXILIARY_AFTER_WH = frozenset("do does did can could has have had will would should must may might".split())
 _ODD_QUESTION_WORDS = frozenset("who whom whose when why".split())
 _MAX_CLOSED = 5
-_NEGATIONS = frozenset("not no never without except lacks lacking cannot".split())
+_MAX_LISTED = 500
 _LOST_NOUN = 1.5
 _LOST_VERB = 0.7
 _SKIPPED = 0.6
@@ -142,7 +142,8 @@ class Compiler:
                 continue
             kinds = self._missing_end(parts.pieces, mention)
             if kinds:
-                start, end = (parts.wh, parts.wh + 1) if asks_there and parts.wh >= mention.end else (mention.start, mention.end)
+                is_object = asks_there and parts.wh >= mention.end
+                start, end = (parts.wh, parts.wh + 1) if is_object else (mention.start, mention.end)
                 implied.append(
                     Piece(
                         start,
@@ -225,7 +226,8 @@ class Compiler:
             if not any(link.relation == mention.value for link in links)
         )
         implied = sum(bool(piece.implied) for piece in pieces)
-        penalty = unrealised + 0.7 * len(unexplained) + 0.4 * implied + 0.4 * (target_kind is not None)
+        is_lost = 0.7 if aggregate != Aggregate.ASK else 1.4
+        penalty = unrealised + is_lost * len(unexplained) + 0.4 * implied + 0.4 * (target_kind is not None)
         score = reading.score + sum(link.score - 1.0 for link in links) - penalty - 2.0 * (not links)
         score -= _LOST_VERB * parts.num_misplaced
         score -= _SKIPPED * (aggregate == Aggregate.ASK and not parts.asks and any(link.through[0] for link in links))
@@ -300,13 +302,13 @@ class Compiler:
         return tuple(
             token.text
             for at, token in enumerate(self.tokens)
-            if at not in covered and token.text.casefold() in _NEGATIONS
+            if at not in covered and token.text.casefold() in NEGATIONS
         )
 
     def _is_pointless(
         self, parts: Pieces, pieces: Sequence[Piece], links: Sequence[Link], aggregate: Aggregate, target: int
     ) -> bool:
-        """Tell whether a reading can't be meant: a list for a yes/no question, or all that is not something."""
+        """Tell whether a reading can't be meant: a list for a yes/no question, or the many that are not something."""
         if target < 0 or aggregate == Aggregate.ASK:
             return False
         invites = parts.wh >= 0 or any(token.text.casefold() in OPENING_WORDS for token in self.tokens)
@@ -318,8 +320,13 @@ class Compiler:
             bool(others)
             and pieces[target].is_open
             and not pieces[target].text
+            and not self._is_short(pieces[target].kinds)
             and all(other.members and all(other.negated) for other in others)
         )
+
+    def _is_short(self, kinds: Sequence[str]) -> bool:
+        """Tell whether all entities of these kinds make a list that somebody could ask for."""
+        return sum(len(self.graph.members(kind, _MAX_LISTED + 1)) for kind in kinds) <= _MAX_LISTED
 
     def _odd_question_word(
         self, parts: Pieces, pieces: Sequence[Piece], links: Sequence[Link], target: int
@@ -361,8 +368,11 @@ class Compiler:
     @staticmethod
     def _counts(parts: Pieces, pieces: Sequence[Piece], count: Mention) -> bool:
         """Tell whether "how many" counts things of the base: no other noun stands next to it ("how many threads")."""
-        near = min((piece.start for piece in pieces if piece.is_open and piece.start >= count.end), default=count.end)
-        return not any(count.end <= start < near for start, _ in parts.texts)
+        near = min((piece.start for piece in pieces if piece.is_open and piece.start >= count.end), default=-1)
+        nouns = [start for start, _ in parts.texts if start >= count.end]
+        if near < 0:
+            return not nouns
+        return not any(start < near for start in nouns)
 
     @staticmethod
     def _compares(parts: Pieces, after: int, counted: int) -> bool:
@@ -386,7 +396,8 @@ class Compiler:
             implied = [at for at in open_ if pieces[at].implied]
             if following in _AUXILIARY_AFTER_WH and implied:
                 return implied[0]
-            if self.tokens[0].text.casefold() in ("of", "among") and set(after) <= set(implied) and open_[0] not in after:
+            narrows = self.tokens[0].text.casefold() in ("of", "among") and open_[0] not in after
+            if narrows and set(after) <= set(implied):
                 return open_[0]
             near = sorted(after, key=lambda at: pieces[at].start)
             if near:

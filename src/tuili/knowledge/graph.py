@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -63,6 +64,7 @@ class Graph:
         self._facts: dict[tuple[int, bool], tuple[Fact, ...]] = {}
         self._overlay: list[Fact] = []
         self._overlay_ids: dict[str, int] = {}
+        self._lock = threading.Lock()
 
     @property
     def name(self) -> str:
@@ -70,7 +72,7 @@ class Graph:
         return self.store.path.stem
 
     def _rows(self, sql: str, values: Sequence[object] = ()) -> list[Any]:
-        with sqlite_errors(self.store.path):
+        with self._lock, sqlite_errors(self.store.path):
             return self.store.connection.execute(sql, tuple(values)).fetchall()
 
     @cached_property

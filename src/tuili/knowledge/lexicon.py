@@ -28,7 +28,8 @@ class Mention:
 
     `value` is the kind, relation or operation; `ids` are the entities; `inverse` tells that a
     relation phrase reads from object to subject, `directed` that the order of words tells the
-    ends at all; `argument` is an operation's number.
+    ends at all; `noun` that it names one of its ends, or, of an entity, that a kind word stands beside it;
+    `argument` is an operation's number.
     """
 
     start: int
@@ -55,7 +56,8 @@ _OPERATIONS: dict[str, str] = {
         "compared with|compared to|unlike|in contrast to|as opposed to|in comparison with|not|no|without|"
         "lack|lacks|lacking|except|excluding|excludes|missing|misses|absent|cannot|nor|minus|never|"
         "unknown to|free of|n t|don t|doesn t|isn t|can t|won t|aren t|haven t|hasn t|couldn t|wouldn t|shouldn t|"
-        "didn t|wasn t|weren t|needn t|mustn t|w o|cant|dont|doesnt|isnt|wont|rather than|instead of|fail to have|though no|but no|"
+        "didn t|wasn t|weren t|needn t|mustn t|w o|cant|dont|doesnt|isnt|wont|"
+        "rather than|instead of|fail to have|though no|but no|"
         "missing from|apart from|other than|leaving out|leave out"
     ),
     "or": "or|either|versus|vs",

@@ -43,6 +43,7 @@ Similarity = Callable[[str, Sequence[str]], Sequence[float]]
 _NEVER_NAMES = frozenset("which what who where when how the a an is are does do can of in if it its".split())
 _INNER_MARKS = frozenset(",()/-'’")
 UNDECLARED_KIND = "entity"
+_NUMBER_SIGN = "number of"
 _DETERMINERS = frozenset("which what many the all".split())
 _OPENERS = frozenset("that which who to for".split())
 _ASKING = QUESTION_WORDS - {"how", "when"}
@@ -110,6 +111,7 @@ class Linker:
                         named.how,
                         ids,
                         tuple(sorted({entity.kind for entity in self.graph.entities(ids)})),
+                        noun=True,
                     )
 
     def _ground(self, tokens: Sequence[Token], found: Sequence[Mention]) -> list[Mention]:
@@ -347,7 +349,7 @@ def _spans(tokens: Sequence[Token], longest: int) -> Iterable[tuple[int, int, st
                 if end == start or tokens[end].text not in "-'’/":
                     break
                 continue
-            words = f"{words} {normalise(tokens[end].text)}".strip()
+            words = f"{words} {_NUMBER_SIGN if tokens[end].text == '#' else normalise(tokens[end].text)}".strip()
             if len(words.split()) > longest:
                 break
             yield start, end + 1, words

@@ -188,6 +188,9 @@ class Store:
     ) -> None:
         self.close()
 
+    def __del__(self) -> None:
+        self.connection.close()
+
     def close(self) -> None:
         """Close the file."""
         self.connection.close()

@@ -54,9 +54,11 @@ LIGHT_WORDS = frozenset(
     determines determine specifies indicates tells various several available specified specify specifying passed
     pass passing hand handed d ll re ve m w aka sit sits leave leaving aside therefore hence apply applies
     overlapping overlap classed mind actual medicine medically doctors doctor clinicians physicians officially
-    official proper properly formally formal""".split()
+    official proper properly formally formal typed compute computes computing calculate calculates perform performs
+    yield yields give gives giving""".split()
 )
 
+NEGATIONS = frozenset("not no never without except lacks lacking cannot".split())
 QUESTION_WORDS = frozenset("which what who whom whose where when how".split())
 
 # Words that ask for something when a question begins with them.
@@ -149,6 +151,8 @@ def _token(match: re.Match[str]) -> Token:
     if match.lastgroup == "quoted":
         text, start, end = text[1:-1], start + 1, end - 1
         return Token(text, start, end, stem(text), is_code=True)
+    if text == "#":
+        return Token(text, start, end, stem("number"))
     is_code = match.lastgroup == "dotted" or "_" in text or bool(_CAMEL.search(text))
     return Token(text, start, end, stem(text), is_code, match.lastgroup == "mark")
 

@@ -37,9 +37,12 @@ _SINGLE_TIME = re.compile(
     re.IGNORECASE,
 )
 _PER_SEVERAL = re.compile(r"\s*(?:/|per|for every|every)\s*(\d{1,6}(?:\.\d{1,6})?)(?=[^\d.,])", re.IGNORECASE)
+_CENTS = re.compile(r"\bcents?\b", re.IGNORECASE)
+_WHOLE_MONEY = re.compile(r"[€$£]|\b(?:euros?|dollars?|pounds?|francs?)\b", re.IGNORECASE)
 _ORDINALS = {"first": 1.0, "second": 2.0, "third": 3.0, "fourth": 4.0, "fifth": 5.0}
 _ORDER = re.compile(
-    r"\b(first|second|third|fourth|fifth)(?=(?:[- ]order)?[- ](?:maxim|minim|(?:bright |dark )?fringe|spectrum|diffract))",
+    r"\b(first|second|third|fourth|fifth)"
+    r"(?=(?:[- ]order)?[- ](?:maxim|minim|(?:bright |dark )?fringe|spectrum|diffract))",
     re.IGNORECASE,
 )
 _AFTER_FROM = re.compile(r"\b(?:from|initially|originally|starting at|starts at)\s+(?:the |a |an )?$", re.IGNORECASE)
@@ -89,7 +92,7 @@ def find_values(question: str) -> list[Found]:
     if len(found) > MAX_VALUES:
         raise LimitError(f"the question holds {len(found)} numbers, the limit is {MAX_VALUES}; ask for less at once")
     found.sort(key=lambda item: item.value.start)
-    for step in (_share_units, _join_compounds, _join_prices, _give_roles):
+    for step in (_scale_cents, _share_units, _join_compounds, _join_prices, _give_roles):
         found = step(question, found)
     return found
 
@@ -177,6 +180,18 @@ def _single_times(question: str, found: list[Found]) -> list[Found]:
             start = match.start(1)
             singles.append(Found(Value(1.0, unit.text, question[start : unit.end], start, unit.end), in_words=True))
     return singles
+
+
+def _scale_cents(question: str, found: list[Found]) -> list[Found]:
+    """Give cents in whole units of money where the question speaks of those too."""
+    if not _WHOLE_MONEY.search(question):
+        return found
+    return [
+        replace(item, value=replace(item.value, magnitude=item.value.magnitude / 100))
+        if item.is_money and _CENTS.search(item.value.text)
+        else item
+        for item in found
+    ]
 
 
 def _orders(question: str, found: list[Found]) -> list[Found]:

@@ -9,6 +9,7 @@ from typing import Any
 from tuili.knowledge.graph import Graph
 from tuili.knowledge.lexicon import Role
 from tuili.knowledge.query import Aggregate, Query
+from tuili.knowledge.text import NEGATIONS
 from tuili.reason.answer import Answer, Number, Scored
 from tuili.reason.candidates import Candidates, Tried
 from tuili.reason.confidence import features, probability
@@ -18,8 +19,11 @@ from tuili.reason.ranking import is_ranked, ranked_answer
 from tuili.reason.weights import Weigher
 
 _IDENTIFIER = re.compile(r"[A-Za-z]+:\d+")
+_COUNTING = (Aggregate.COUNT, Aggregate.MOST, Aggregate.LEAST)
 _WITHOUT_ENTITIES = (Aggregate.ASK, Aggregate.COUNT)
 MAX_PRUNED = 50
+# Answers less likely to be right than this are withheld.
+CERTAIN = 0.5
 
 
 def conclude(question: str, graph: Graph, found: Candidates, weigher: Weigher) -> Answer:
@@ -39,7 +43,8 @@ def conclude(question: str, graph: Graph, found: Candidates, weigher: Weigher) -
     }
     reason = _objection(graph, best, shared["confidence"])
     if reason:
-        return _abstain(question, graph, reason, nearest(graph, query, outcome), shared)
+        refused = shared if shared["confidence"] < CERTAIN else shared | {"confidence": 0.0}
+        return _abstain(question, graph, reason, nearest(graph, query, outcome), refused)
     if is_ranked(graph, query):
         return ranked_answer(question, graph, best, shared)
     names = _names(graph, query, best)
@@ -86,14 +91,18 @@ def _abstain(question: str, graph: Graph, reason: str, near: tuple[str, ...], sh
 def _objection(graph: Graph, best: Tried, confidence: float) -> str:
     """Return why the best reading is no answer, or nothing."""
     query, outcome = best.compiled.query, best.outcome
+    if outcome.is_partial and query.aggregate in _COUNTING:
+        return "too much is to be counted for the search's budget (max_nodes); ask about a part of it"
     if not outcome.found and query.aggregate not in _WITHOUT_ENTITIES:
         weighable = is_ranked(graph, query) and best.num_evidence > 1
-        return "" if weighable and confidence >= 0.5 else lacking(graph, query)
+        return "" if weighable and confidence >= CERTAIN else lacking(graph, query)
     if missing := presupposed(graph, query, outcome):
         return missing
     if query.aggregate == Aggregate.QUALIFIER and not _qualifier_data(query, best):
         return f"the base states the fact without its {query.qualifier}"
-    if confidence < 0.5:
+    if lost := [word for word in query.unexplained if word.casefold() in NEGATIONS]:
+        return f"what “{lost[0]}” excludes does not become clear; say it as in “which … but not …”"
+    if confidence < CERTAIN:
         return _misfit(query)
     return ""
 

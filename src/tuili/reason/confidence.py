@@ -19,6 +19,15 @@ from tuili.reason.weights import Weigher
 
 MAX_MARGIN = 2.0
 MAX_LINK = 1.5
+_DESCRIPTION = (
+    "described",
+    "unmatched",
+    "fit_words",
+    "fit_words_alone",
+    "fit_bertscore",
+    "fit_attended",
+    "num_candidates",
+)
 
 
 def features(found: Candidates, weigher: Weigher) -> dict[str, float]:
@@ -50,17 +59,18 @@ def features(found: Candidates, weigher: Weigher) -> dict[str, float]:
 
 def _description(texts: Sequence[str], weigher: Weigher) -> dict[str, float]:
     """Return how well the description fits that fits worst, in terms that don't hang on the mix of weights."""
-    weakest = min(texts, key=lambda text: max(weigher.ranked.get(text, {}).values(), default=0.0), default=None)
-    if weakest is None:
-        return {}
+    found = dict.fromkeys(_DESCRIPTION, 0.0)
+    if not texts:
+        return found
+    weakest = min(texts, key=lambda text: max(weigher.ranked.get(text, {}).values(), default=0.0))
     ranked = weigher.ranked.get(weakest)
     if not ranked:
-        return {"described": 1.0, "unmatched": 1.0}
+        return found | {"described": 1.0, "unmatched": 1.0}
     parts = weigher.parts[weakest, max(ranked, key=lambda number: ranked[number])]
-    return {
+    by_words = "fit_words" if "bertscore" in parts else "fit_words_alone"
+    return found | {
         "described": 1.0,
-        "fit_words": parts["prior"],
-        "fit_words_alone": float("bertscore" not in parts),
+        by_words: parts["prior"],
         "fit_bertscore": parts.get("bertscore", 0.0),
         "fit_attended": parts.get("attended", 0.0),
         "num_candidates": math.log(len(ranked)) / 4,

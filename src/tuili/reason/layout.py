@@ -23,6 +23,9 @@ MAX_LINES = 4
 PADDING = 10.0
 ROW_GAP = 22.0
 MIN_COLUMN_GAP = 56.0
+MAX_FAN = 140.0
+FAN_STEP = 5.0
+FAN_FROM = 8
 MARGIN = 24.0
 BOLD = 1.12
 LABEL_CHAR = 5.6
@@ -322,11 +325,12 @@ def _column_height(column: Sequence[Box]) -> float:
 
 
 def _gap(picture: Picture, layer: int) -> float:
-    """Return the room to the right of a column: enough for the longest label there."""
+    """Return the room to the right of a column: enough for the longest label there, and for many curves to part."""
     lengths = [
         label_width(curve) for curve in picture.curves if picture.boxes[_sides(picture, curve)[0][0]].layer == layer
     ]
-    return MIN_COLUMN_GAP + max(lengths, default=0.0)
+    fan = min(MAX_FAN, FAN_STEP * max(0, len(lengths) - FAN_FROM))
+    return MIN_COLUMN_GAP + fan + max(lengths, default=0.0)
 
 
 def label_of(curve: Curve) -> str:

@@ -341,6 +341,9 @@ class Search:
         """Count, for each target, the entities that the counted variable can be beside it."""
         target = self.query.targets[0]
         for number in self.outcome.found:
+            if self.outcome.num_expanded > self.max_nodes:
+                self.outcome.is_partial = True
+                break
             variables = tuple(
                 replace(var, ids=(number,)) if var.name == target else var for var in self.query.variables
             )

@@ -9,10 +9,13 @@ The mix is fitted on data (`recipes/fit_weights.py`); the ablation is in `benchm
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
 from typing import TYPE_CHECKING
 
 from tuili.knowledge.graph import Entity, Graph
@@ -29,13 +32,23 @@ _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|[._]")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Mix:
-    """The weights of the parts; they sum to 1."""
+    """How much each part counts; `Mix.fitted()` is what is shipped.
+
+    Words alone decide where the best candidate's `prior` reaches `decisive` and leads by `margin`.
+    """
 
     prior: float = 0.4
     bertscore: float = 0.4
     attention: float = 0.2
     decisive: float = 0.75
     margin: float = 0.3
+
+    @classmethod
+    @cache
+    def fitted(cls) -> Mix:
+        """Return the mix that `recipes/fit_weights.py` fitted on the development questions."""
+        text = files("tuili.reason").joinpath("data/weights.json").read_text(encoding="utf-8")
+        return cls(**json.loads(text)["mix"])
 
     def weight(self, parts: Mapping[str, float]) -> float:
         """Return the weighted mean of the parts that are there."""
@@ -53,7 +66,7 @@ class Weigher:
     def __init__(self, graph: Graph, encoder: Callable[[], Encoder] | None = None, mix: Mix | None = None) -> None:
         self.graph = graph
         self.encoder = encoder
-        self.mix = mix or Mix()
+        self.mix = mix or Mix.fitted()
         self.parts: dict[tuple[str, int], dict[str, float]] = {}
         self.ranked: dict[str, dict[int, float]] = {}
         self.used_neural = False

@@ -205,3 +205,86 @@ def test_similarity_is_asked_only_for_ties(graph: Graph) -> None:
     assert found is not None
     assert found.is_solved
     assert all(1 < len(texts) <= 12 for texts in asked)
+
+
+@pytest.mark.parametrize(
+    ("question", "magnitude", "unit"),
+    [
+        ("period of a pendulum 80 cm long", 1.7946, "second"),
+        ("hypotenuse with legs 8 cm and 15 cm", 17, "centimeter"),
+        ("luminous intensity 200 candela at 4 m: illuminance", 12.5, "lux"),
+        ("A grating has 500 lines per mm. At what angle is the first order maximum of 600 nm light?", 17.458, "degree"),
+        ("The VAT on an item is 38 euros at a rate of 19 %. What is the net price?", 200, ""),
+        ("I invest 5000 dollars at 3% compounded yearly. What do I have after 10 years?", 6719.58, ""),
+        ("What's the profit if I sell for 450 dollars what cost me 320?", 130, ""),
+        ("A triangular garden has a base of 14 m and a height of 9 m. How big is it?", 63, "meter ** 2"),
+        ("If half of a sample decays in 8 days, how much of 200 mg is left after 24 days?", 25, "milligram"),
+        ("What's the energy in eV of a 400 nm photon?", 3.0996, "electron_volt"),
+    ],
+)
+def test_loose_wordings(graph: Graph, question: str, magnitude: float, unit: str) -> None:
+    assert _value(_solved(question, graph), unit) == pytest.approx(magnitude, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("question", "magnitude", "unit"),
+    [
+        ("A 24 V battery feeds two 12 ohm resistors in series. What current flows?", 1, "ampere"),
+        ("What is the resistance of four 100 ohm resistors in parallel?", 25, "ohm"),
+        ("two 100 µF capacitors in parallel, total capacitance?", 200, "microfarad"),
+        ("Two 3 kg weights hang on a rope. What is the total weight in newtons?", 58.84, "newton"),
+        ("A battery of 24 V feeds two resistors of 4 Ω and 8 Ω in series. What current flows?", 2, "ampere"),
+    ],
+)
+def test_counts_of_equal_things(graph: Graph, question: str, magnitude: float, unit: str) -> None:
+    assert _value(_solved(question, graph), unit) == pytest.approx(magnitude, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("question", "magnitude", "unit"),
+    [
+        ("I save 200 euros a month. How much have I put aside after 3 years?", 7200, ""),
+        ("A 60 W bulb runs 5 hours a day. How much energy does it use in one day?", 0.3, "kilowatt_hour"),
+        ("A car uses 6.5 litres per 100 km. How many litres do I need for 420 km?", 27.3, "liter"),
+    ],
+)
+def test_amounts_per_time_and_distance(graph: Graph, question: str, magnitude: float, unit: str) -> None:
+    assert _value(_solved(question, graph), unit) == pytest.approx(magnitude, rel=1e-3)
+
+
+def test_light_is_no_sound(graph: Graph) -> None:
+    assert _value(_solved("How fast is light in glass?", graph), "meter / second") == pytest.approx(1.98e8, rel=0.02)
+
+
+def test_it_is_the_quantity_stated_before(graph: Graph) -> None:
+    question = "A gas goes from 300 kelvin to 400 kelvin; the pressure was 150 kPa at first. How high is it at the end?"
+    assert _value(_solved(question, graph), "kilopascal") == pytest.approx(200, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("question", "missing"),
+    [
+        ("What is the area of a triangle with base 5 seconds and height 4 m?", "base length"),
+        ("power of a pump that lifts 500 kg of water in 60 s", "height"),
+        ("What's the focal length of a lens with an object at 30 cm?", "image distance"),
+        ("What is the resistance of a 10 m copper wire?", "cross-section"),
+        ("How long is a wave of 50 Hz?", "speed"),
+    ],
+)
+def test_no_other_formula_fills_the_gap(graph: Graph, question: str, missing: str) -> None:
+    found = derive(question, graph)
+    assert found is not None
+    assert not found.is_solved
+    assert any(missing in each for each in found.missing)
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "A light ray enters a liquid at 30 degrees. At which angle does it go on?",
+        "How hot does 1 kg of water get if I heat it from 20 °C for 10 minutes?",
+    ],
+)
+def test_a_property_or_identity_of_something_else_is_no_answer(graph: Graph, question: str) -> None:
+    found = derive(question, graph)
+    assert found is None or not found.is_solved

@@ -316,18 +316,9 @@ def magnitude_as(item: Found, quantity: Quantity, wanted: str) -> tuple[float, f
     `wanted` is the quantity's dimension. Angles, money and percentages are kept apart although
     pint gives none of them a dimension.
     """
-    unit, cost = item.unit, 0.0
     if item.is_money and not quantity.is_money:
         return None
-    if unit == "degree" and not quantity.is_angle:
-        unit = "degree_Celsius" if wanted == "[temperature]" else "no"
-        cost = 0.3
-    elif unit == "coulomb" and wanted == "[temperature]" and item.value.text.endswith(" C"):
-        unit, cost = "degree_Celsius", 0.5
-    if unit == "percent / year" or unit == "percent / month":
-        unit, cost = ("percent", 0.0) if wanted == "dimensionless" else (unit, 0.0)
-    if item.is_money and quantity.is_money and unit.removeprefix("1 / ") in quantity.periods:
-        unit = quantity.unit
+    unit, cost = _unit_as(item, quantity, wanted)
     if unit == "percent" and (quantity.is_angle or quantity.is_money):
         return None
     if quantity.is_angle and unit not in ("degree", "radian", "milliradian", "revolution"):
@@ -341,6 +332,20 @@ def magnitude_as(item: Found, quantity: Quantity, wanted: str) -> tuple[float, f
     if quantity.is_count and _counts_other(item, quantity):
         cost += _OTHER_THING
     return _converted(item, unit, quantity, wanted, cost)
+
+
+def _unit_as(item: Found, quantity: Quantity, wanted: str) -> tuple[str, float]:
+    """Return the unit that a value's writing means for a quantity, and what that reading costs."""
+    unit = item.unit
+    if unit == "degree" and not quantity.is_angle:
+        return "degree_Celsius" if wanted == "[temperature]" else "no", 0.3
+    if unit == "coulomb" and wanted == "[temperature]" and item.value.text.endswith(" C"):
+        return "degree_Celsius", 0.5
+    if unit in ("percent / year", "percent / month") and wanted == "dimensionless":
+        return "percent", 0.0
+    if item.is_money and quantity.is_money and unit.removeprefix("1 / ") in quantity.periods:
+        return quantity.unit, 0.0
+    return unit, 0.0
 
 
 def _counts_other(item: Found, quantity: Quantity) -> bool:

@@ -21,6 +21,7 @@ MAX_EXPANSIONS = 2_500
 MAX_DEPTH = 4
 MISSING = 2.8
 _CONTRADICTED = 1.0
+_TWO_ROLES = 1.5
 _MOST_OPTIONS = 18
 _OPTION_WIDTH = 2.6
 _RIVAL = 0.7
@@ -86,7 +87,8 @@ class Search:
         order = count()
         queue: list[tuple[float, int, Chain]] = []
         for key, cost in self.candidates.items():
-            start = Chain(key, cost + self._all_penalties, (Goal(key),), {}, estimate=self._estimate(key))
+            goal = Goal(key)
+            start = Chain(key, cost + self._all_penalties, (goal,), {}, estimate=self._estimate(goal))
             heapq.heappush(queue, (start.cost + start.estimate, next(order), start))
         while queue and self.num_expanded < MAX_EXPANSIONS:
             total, _, chain = heapq.heappop(queue)
@@ -107,8 +109,12 @@ class Search:
         names = {name for name, _first, _last in self.scene.materials}
         return sum(self.scene.penalties) + self.scene.material_penalty * len(names)
 
-    def _estimate(self, key: str) -> float:
-        return _OPTIMISM * self.relaxed[key]
+    def _estimate(self, goal: Goal) -> float:
+        """What a goal will cost at least, about; a constant costs little in a formula that the question tells of."""
+        cost = self.relaxed[goal.quantity]
+        if goal.above and (goal.is_told or goal.default):
+            cost = min([cost, *(item.cost for item in self.leaves.of(goal) if item.known)])
+        return _OPTIMISM * cost
 
     @cached_property
     def relaxed(self) -> dict[str, float]:
@@ -164,7 +170,7 @@ class Search:
 
     def _expand(self, chain: Chain) -> Iterator[Chain]:
         goal, rest = chain.goals[0], chain.goals[1:]
-        estimate = chain.estimate - self._estimate(goal.quantity)
+        estimate = chain.estimate - self._estimate(goal)
         if goal.quantity in chain.resolved:
             yield replace(chain, goals=rest, estimate=estimate)
             return
@@ -186,7 +192,17 @@ class Search:
         if any(item.known is leaf.known for item in chain.resolved.values()):
             return None
         gain = 0.0 if leaf.material in chain.materials else self.scene.material_penalty
+        if leaf.via not in self.scene.hinted and self._is_in_two_roles(chain, leaf):
+            gain -= _TWO_ROLES
         return replace(_with(chain, leaf, gain), materials=chain.materials | {leaf.material})
+
+    def _is_in_two_roles(self, chain: Chain, leaf: Resolution) -> bool:
+        """Tell whether a formula takes two properties of one thing, such as mass and orbit of the Earth."""
+        return any(
+            item.material == leaf.material and self._meet(chain, leaf.quantity, key)
+            for key, item in chain.resolved.items()
+            if item.how == "property"
+        )
 
     def _with_given(self, chain: Chain, leaf: Resolution) -> Chain | None:
         """Bind a value: it stands for one quantity only, or for related ones at a cost."""
@@ -222,11 +238,8 @@ class Search:
                 following,
                 goals=needs + rest,
                 formulas=chain.formulas | {formula.id},
-                estimate=estimate + sum(self._need_estimate(need) for need in needs),
+                estimate=estimate + sum(self._estimate(need) for need in needs),
             )
-
-    def _need_estimate(self, need: Goal) -> float:
-        return self._estimate(need.quantity)
 
     def _options_for(self, key: str) -> tuple[Option, ...]:
         """Return the formulas that give a quantity, the most promising first."""

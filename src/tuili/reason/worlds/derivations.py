@@ -27,6 +27,7 @@ _MOST_COST = 7.0
 _WIDTH = 0.7
 _PATIENCE_BEFORE_LAST = 0.6
 _MISSING_MARGIN = 0.3
+_UNTOLD_MARGIN = -0.6
 _MOST_COMPARED = 12
 _CONVERSION_COST = 1.4
 _CONVERSION = re.compile(
@@ -209,7 +210,7 @@ class _Solver:
             search.bound = _bound(complete, incomplete)
             if len(complete) >= _NUM_CHAINS:
                 break
-        return self._choose(slot, complete, incomplete)
+        return self._choose(slot, complete, incomplete, scene)
 
     def _take(self, slot: Slot, chain: Chain, complete: list[Solved]) -> None:
         steps = evaluate(self.base, chain)
@@ -227,12 +228,12 @@ class _Solver:
         if not same:
             complete.append(Solved(slot, chain, steps, magnitude))
 
-    def _choose(self, slot: Slot, complete: list[Solved], incomplete: Chain | None) -> Solved | None:
+    def _choose(self, slot: Slot, complete: list[Solved], incomplete: Chain | None, scene: Scene) -> Solved | None:
         if not complete:
             return Solved(slot, incomplete) if incomplete else None
         complete = self._reranked(complete)
         best = complete[0]
-        if incomplete and incomplete.cost + _MISSING_MARGIN < best.chain.cost:
+        if incomplete and incomplete.cost + _missing_margin(scene, best.chain, incomplete) < best.chain.cost:
             self.rejected.append((best.chain, "a formula that fits the words better lacks a quantity"))
             return Solved(slot, incomplete)
         margin = complete[1].chain.cost - best.chain.cost if len(complete) > 1 else 3.0
@@ -310,6 +311,12 @@ class _Solver:
             wanted = friendly_unit(magnitude, quantity, [value.unit for value in self.wording.values])
         turn = convert_difference if quantity.role == "change" else convert
         return Number(turn(magnitude, quantity.unit, wanted), wanted)
+
+
+def _missing_margin(scene: Scene, best: Chain, incomplete: Chain) -> float:
+    """How much cheaper an incomplete chain must be: less if the question's words tell of its formulas alone."""
+    told, other = (all(scene.scenario.get(key) for key in chain.formulas) for chain in (incomplete, best))
+    return _UNTOLD_MARGIN if told and not other else _MISSING_MARGIN
 
 
 def _bound(complete: Sequence[Solved], incomplete: Chain | None) -> float:

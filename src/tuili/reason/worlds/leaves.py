@@ -18,6 +18,7 @@ _UNTOLD_PROPERTY = 1.0
 _EARLIER = 0.1
 _REMEMBERED = 0.35
 _NEARLY = 0.1
+_UNASKED = 2.5
 _MOST_GIVEN = 8
 _MOST_BINDING = 2.33
 _NEW_MEANING = 0.8
@@ -187,7 +188,7 @@ class Leaves:
         named = via in self.scene.named or self.candidates.get(via, 9.0) < 0.6
         if not goal.above:
             is_asked = self.candidates.get(via, 9.0) <= min(self.candidates.values()) + _NEARLY
-            return min(extra, 0.3) + self._lookup_cost + (0.0 if is_asked else 1.5)
+            return min(extra, 0.3) + self._lookup_cost + (0.0 if is_asked else _UNASKED)
         is_special = via in self.base.descendants[goal.quantity]
         untold = 0.0 if named or goal.is_told else _UNTOLD_PROPERTY
         return min(extra, 0.3) + untold + (0.5 if is_special and not named else 0.0)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from tuili.errors import InputError
 from tuili.reason.answer import Path, PathEdge, Pruned
@@ -29,6 +31,8 @@ _LENGTHS = {"meter", "centimeter", "millimeter", "kilometer", "foot", "inch"}
 _POWERS = {"meter ** 2", "meter ** 3"}
 _SMALL = {"meter", "ampere", "volt", "coulomb", "farad", "watt", "joule", "henry", "tesla", "second"}
 _CHANGE = 1.01
+_MOST_OPERATIONS = 40
+_HIGHEST_POWER = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +129,7 @@ def _solved(
     if not _is_checked(base, formula):
         return None
     quantity = base.quantities[item.via]
-    found = solve(formula.expr, symbol, inputs, positive=quantity.is_positive, no_solve=formula.no_solve)
+    found = solve(formula.expr, symbol, inputs, positive=quantity.is_positive, no_solve=_unsolvable(formula))
     if found is not None:
         found = convert(found, quantity.plain_unit, quantity.unit)
         steps.append(
@@ -141,6 +145,26 @@ def _solved(
             )
         )
     return found
+
+
+@lru_cache(maxsize=4096)
+def is_small(expr: str) -> bool:
+    """Tell whether sympy solves an equation in a moment: not too many operations, no high powers."""
+    nodes = [node for side in expr.split("=") for node in ast.walk(ast.parse(side.strip(), mode="eval"))]
+    powers = [node.right for node in nodes if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow)]
+    numbers = [part.value for power in powers for part in ast.walk(power) if isinstance(part, ast.Constant)]
+    return (
+        sum(isinstance(node, ast.BinOp | ast.Call) for node in nodes) <= _MOST_OPERATIONS
+        and max((abs(number) for number in numbers if isinstance(number, int | float)), default=0) <= _HIGHEST_POWER
+    )
+
+
+def _unsolvable(formula: Formula) -> tuple[str, ...]:
+    """Return the symbols for which no closed form is looked for; all but the one that the formula defines if large."""
+    if is_small(formula.expr):
+        return formula.no_solve
+    defined = formula.expr.partition("=")[0].strip()
+    return tuple(symbol for symbol in formula.where if symbol != defined or symbol in formula.no_solve)
 
 
 def _is_checked(base: Formulary, formula: Formula) -> bool:

@@ -26,6 +26,7 @@ _COPULAS = frozenset("is was are were".split())
 _STEM = 6
 _BARE_COUNT = 1.4
 _OPENING = 0.3
+_SHADOWED = 0.6
 _SURE = 0.15
 _CLEARLY = 0.2
 _ENDS = ".?;!"
@@ -116,6 +117,7 @@ class Asked:
                 - 0.06 * min(mention.num_words, 5)
                 + 0.8 * (1 - mention.fit)
                 + (_BARE_COUNT if self._is_bare_count(mention) else 0.0)
+                + (_SHADOWED if self._is_shadowed(mention) else 0.0),
             )
         self._add_counted_unit(slot, start)
         rank = 0
@@ -166,10 +168,14 @@ class Asked:
                     slot.add(key, 1.3 - 0.6 * shared / len(words))
 
     def _add_pronoun(self, slot: Slot, start: int, end: int, is_unsure: bool) -> None:
-        """Take "how high is it at the end" to ask for the quantity named last, if that can be high or all else fails."""
+        """Take "how high is it at the end" to ask for the quantity named last, a subject, or any if all else fails."""
         before = [mention for mention in self.names if mention.last < start]
         words = [word.text.casefold() for word in self.words[start : min(start + 5, end)]]
-        if before and "it" in words and (is_unsure or (words[1:2] and words[1] in _SIZES and self._is_stated(before[-1]))):
+        if (
+            before
+            and "it" in words
+            and (is_unsure or (words[1:2] and words[1] in _SIZES and self._is_stated(before[-1])))
+        ):
             slot.add(before[-1].ref, 0.9)
 
     def _is_stated(self, mention: Mention) -> bool:
@@ -189,6 +195,13 @@ class Asked:
         """Tell whether a question phrase is a mere "how many" or "what is", which asks for whatever follows."""
         words = self.words[mention.first : mention.last + 1]
         return [word.text.casefold() for word in words] in (["how", "many"], ["what", "is"])
+
+    def _is_shadowed(self, mention: Mention) -> bool:
+        """Tell whether a question phrase begins a longer one: "how long" in "how long is a wave"."""
+        return any(
+            longer.first == mention.first and longer.last > mention.last and longer.fit > 0.9 and not longer.is_loose
+            for longer in self.asks
+        )
 
     def _skips_name(self, mention: Mention) -> bool:
         """Tell whether a loose phrase passes over a name: "how much (buoyant force does) water"."""
@@ -211,7 +224,9 @@ class Asked:
         return [
             mention
             for mention in self.asks
-            if start - 2 <= mention.first <= start + 1 and start <= mention.last <= end and not self._skips_name(mention)
+            if start - 2 <= mention.first <= start + 1
+            and start <= mention.last <= end
+            and not self._skips_name(mention)
         ]
 
     def _is_subordinate(self, start: int, first: int) -> bool:

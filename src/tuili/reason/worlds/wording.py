@@ -264,7 +264,8 @@ class Wording:
         is_of = at + 2 < len(self.words) and self.words[at + 2].text.casefold() == "of"
         place = at + 3 if is_of else at + 1
         following = self.words[place].value if place < len(self.words) else -1
-        return following if following >= 0 and self.values[following].unit else -1
+        is_listed = place + 2 < len(self.words) and self.words[place + 2].value >= 0
+        return following if following >= 0 and self.values[following].unit and not is_listed else -1
 
 
 def read_wording(question: str, lexicon: Lexicon) -> Wording:
