@@ -33,7 +33,9 @@ from tuili.reasoner import Reasoner  # noqa: E402
 OUT = ROOT / "src" / "tuili" / "reason" / "data" / "confidence.json"
 SORTS = ("search", "derivation")
 MIN_ROWS = 50
+MIN_WRONG = 10
 L2 = 1.0
+DEFECTS = frozenset("unexplained foreign elsewhere misspelt empty unmatched".split())
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,12 @@ def names_of(rows: Sequence[Row]) -> list[str]:
     """Return the features that are not the same everywhere."""
     names = list(dict.fromkeys(name for row in rows for name in row.features))
     return [name for name in names if len({row.features.get(name, 0.0) for row in rows}) > 1]
+
+
+def plausible(rows: Sequence[Row], names: Sequence[str], l2: float) -> list[str]:
+    """Return the features without those that would speak for an answer although they can only speak against it."""
+    weights = dict(zip(names, fit_labels(*matrix(rows, names), l2), strict=False))
+    return [name for name in names if name not in DEFECTS or weights[name] <= 0]
 
 
 def matrix(rows: Sequence[Row], names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -135,14 +143,16 @@ def main() -> None:
     fitted = json.loads(OUT.read_text(encoding="utf-8")) if OUT.is_file() else {}
     for sort, collected in rows_of.items():
         rows = [row for row in collected if not row.refused]
-        if len(rows) < MIN_ROWS or len({row.right for row in rows}) < 2:
-            say(f"{sort}: {len(rows)} answers are too few, its weights stay")
+        num_wrong = sum(not row.right for row in rows)
+        if len(rows) < MIN_ROWS or num_wrong < MIN_WRONG:
+            say(f"{sort}: {num_wrong} wrong of {len(rows)} answers are too few to learn from, its weights stay")
             continue
-        names = names_of(rows)
+        names = plausible(rows, names_of(rows), options.l2)
         refused = [row for row in collected if row.refused]
         report(sort, rows, refused, out_of_fold(rows, names, options.l2))
         *weights, bias = (round(float(weight), 4) for weight in fit_labels(*matrix(rows, names), options.l2))
-        fitted[sort] = {"bias": bias, **dict(zip(names, weights, strict=True))}
+        left_out = dict.fromkeys(set(names_of(rows)) - set(names), 0.0)
+        fitted[sort] = {"bias": bias, **dict(zip(names, weights, strict=True)), **left_out}
     described = environment()
     fitted["provenance"] = {"date": described["date"], "commit": described["commit"], "num_questions": len(questions)}
     write_text(options.out, json.dumps(fitted, indent=1) + "\n")

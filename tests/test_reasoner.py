@@ -77,9 +77,9 @@ def test_threads_may_share_a_reasoner(films):
 
 
 def test_a_count_that_hits_the_budget_is_withheld(films):
-    assert films.ask("How many films did Ridley Scott direct?", kb=None).value is not None
-    small = Reasoner(kb=films.kb, config=replace(films.config, max_nodes=1))
-    answer = small.ask("How many films did Ridley Scott direct?")
+    question = "How many films did Ridley Scott direct?"
+    assert Reasoner("films").ask(question).value is not None
+    answer = Reasoner("films", config=ReasonerConfig(max_nodes=1)).ask(question)
     assert answer.abstained and "budget" in answer.reason
 
 
