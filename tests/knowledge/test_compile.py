@@ -130,6 +130,11 @@ def test_counts(garden, question, count):
     assert not answer.abstained and answer.value.magnitude == count and answer.text == str(count)
 
 
+@pytest.mark.parametrize("question", ["When was Alien made?", "Who directed the sequel of Alien?", "Is it?"])
+def test_a_relation_is_not_guessed(films, question):
+    assert films.ask(question).abstained
+
+
 @pytest.mark.parametrize(("question", "verdict"), [
     ("Does late blight show brown spot?", "Yes"),
     ("Does late blight show drooping?", "No"),

@@ -50,3 +50,12 @@ def test_findings_that_nothing_explains_together_abstain_with_the_nearest(garden
     assert answer.abstained == (not [item for item in answer.entities if item.probability >= 0.5])
     assert {item.name for item in answer.entities} <= {"Rose rust", "Fusarium wilt", "Late blight"}
     assert answer.nearest if answer.abstained else answer.text
+
+
+def test_a_finding_below_the_one_asked_about_is_led_up_to_it(garden):
+    path = garden.ask("Which diseases show leaf spot and fruit rot?").paths[0]
+    assert [(edge.subject, edge.relation, edge.object) for edge in path.edges] == [
+        ("Late blight", "shows", "Brown spot"),
+        ("Brown spot", "is a", "Leaf spot"),
+        ("Late blight", "shows", "Fruit rot"),
+    ]

@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from tuili.knowledge.graph import Graph
 from tuili.knowledge.records import Relation, normalise
-from tuili.knowledge.text import FUNCTION_WORDS, Token, stems
+from tuili.knowledge.text import FUNCTION_WORDS, Token, stem, stems
 
 
 class Role(StrEnum):
@@ -157,6 +157,7 @@ def _relation_phrases(relation: Relation) -> Iterator[tuple[str, Mention]]:
     yield from ((phrase, replace(verb, inverse=True)) for phrase in relation.inverse_words)
     if not described:
         yield from ((phrase, _guess(name)) for phrase in _guessed_words(name))
+        yield from ((phrase, replace(noun, score=0.7)) for phrase in _agents(name))
 
 
 def _bare(phrase: str) -> tuple[str, ...]:
@@ -196,6 +197,15 @@ def _guessed_words(name: str) -> list[str]:
     words = normalise(name).split()
     content = [word for word in words if word not in FUNCTION_WORDS]
     return [" ".join(content), *content] if content else words
+
+
+def _agents(name: str) -> list[str]:
+    """Return words for who does what a relation like "directed by" tells: "director"."""
+    first, *rest = normalise(name).split()
+    if rest != ["by"]:
+        return []
+    verb = stem(first)
+    return [verb + ending for ending in ("er", "or", "r")]
 
 
 def _suffix(position: int) -> str:

@@ -44,7 +44,7 @@ _NEVER_NAMES = frozenset("which what who where when how the a an is are does do 
 _INNER_MARKS = frozenset(",()/-'’")
 UNDECLARED_KIND = "entity"
 _NUMBER_SIGN = "number of"
-_DETERMINERS = frozenset("which what many the all".split())
+_DETERMINERS = frozenset("which what many all".split())
 _OPENERS = frozenset("that which who to for".split())
 _ASKING = QUESTION_WORDS - {"how", "when"}
 _CLOSERS = frozenset("of in from for by the a an that which when if".split())
@@ -79,12 +79,17 @@ class Linker:
         return grounded
 
     def _undeclared_kinds(self, tokens: Sequence[Token], found: Sequence[Mention]) -> Iterable[Mention]:
-        """Yield nouns after "which", "how many" or "the" as kind words, in a base that does not tell kinds apart."""
+        """Yield nouns after "which" or "how many", and plurals after "the", as kind words.
+
+        Only in a base that does not tell kinds apart.
+        """
         if set(self.graph.kinds) != {UNDECLARED_KIND}:
             return
         covered = {at for one in found if one.role != Role.TEXT for at in range(one.start, one.end)}
         for at in range(1, len(tokens)):
-            if at not in covered and not is_light(tokens[at]) and tokens[at - 1].text.casefold() in _DETERMINERS:
+            before = tokens[at - 1].text.casefold()
+            opens = before in _DETERMINERS or (before == "the" and is_plural(tokens[at]))
+            if at not in covered and not is_light(tokens[at]) and opens:
                 yield Mention(at, at + 1, Role.KIND, UNDECLARED_KIND, 0.4, "guess")
 
     def _appositions(self, tokens: Sequence[Token], found: Sequence[Mention]) -> Iterable[Mention]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from tuili.knowledge.graph import Graph
 from tuili.knowledge.lexicon import Role
+from tuili.knowledge.link import UNDECLARED_KIND
 from tuili.knowledge.query import Aggregate, Query
-from tuili.knowledge.text import NEGATIONS
+from tuili.knowledge.text import NEGATIONS, Token
 from tuili.reason.answer import Answer, Number, Scored
 from tuili.reason.candidates import Candidates, Tried
 from tuili.reason.confidence import features, probability
@@ -22,6 +24,7 @@ _IDENTIFIER = re.compile(r"[A-Za-z]+:\d+")
 _COUNTING = (Aggregate.COUNT, Aggregate.MOST, Aggregate.LEAST)
 _WITHOUT_ENTITIES = (Aggregate.ASK, Aggregate.COUNT)
 MAX_PRUNED = 50
+MAX_NAMED = 4
 # Answers less likely to be right than this are withheld.
 CERTAIN = 0.5
 
@@ -41,7 +44,7 @@ def conclude(question: str, graph: Graph, found: Candidates, weigher: Weigher) -
         "confidence": probability("search", evidence),
         "notes": ("the search hit its budget; the answer may be incomplete",) if outcome.is_partial else (),
     }
-    reason = _objection(graph, best, shared["confidence"])
+    reason = _lost_noun(found.tokens, query) or _objection(graph, best, shared["confidence"])
     if reason:
         refused = shared if shared["confidence"] < CERTAIN else shared | {"confidence": 0.0}
         return _abstain(question, graph, reason, nearest(graph, query, outcome), refused)
@@ -70,7 +73,9 @@ def _not_understood(found: Candidates) -> str:
     named = {at for one in found.mentions if one.role == Role.ENTITY for at in range(one.start, one.end)}
     words = [token for token in enumerate(found.tokens) if not token[1].is_function_word]
     unknown = [token.text for at, token in words if at not in named]
-    if unknown or not words:
+    if not words:
+        return "the question names nothing; ask, for example, “default of maxsize in functools.lru_cache”"
+    if unknown:
         return f"nothing in this base is called any of: {', '.join(unknown)}"
     return f"the question does not say what is asked about {', '.join(token.text for _, token in words)}"
 
@@ -100,11 +105,31 @@ def _objection(graph: Graph, best: Tried, confidence: float) -> str:
         return missing
     if query.aggregate == Aggregate.QUALIFIER and not _qualifier_data(query, best):
         return f"the base states the fact without its {query.qualifier}"
+    if guessed := _guessed_relations(graph, query):
+        return f"the question does not say by which relation, here {' or '.join(guessed)}"
     if lost := [word for word in query.unexplained if word.casefold() in NEGATIONS]:
         return f"what “{lost[0]}” excludes does not become clear; say it as in “which … but not …”"
     if confidence < CERTAIN:
         return _misfit(query)
     return ""
+
+
+def _lost_noun(tokens: Sequence[Token], query: Query) -> str:
+    """Name what the question asks of an entity although the base knows no such thing ("the sequel of")."""
+    for token, following in pairwise(tokens):
+        if token.text in query.unexplained and following.text.casefold() == "of":
+            return f"the base has no fact about “{token.text} of”"
+    return ""
+
+
+def _guessed_relations(graph: Graph, query: Query) -> list[str]:
+    """Return the relations that may be meant where no word and no kind tells which one leads to the target."""
+    around = [one for one in query.constraints if query.targets and query.targets[0] in (one.subject, one.object)]
+    if query.aggregate != Aggregate.LIST or not around or any(one.stated for one in around):
+        return []
+    kinds = {kind for one in around for name in (one.subject, one.object) for kind in query.var(name).kinds}
+    possible = sorted(graph.relations)
+    return possible[:MAX_NAMED] if kinds == {UNDECLARED_KIND} and len(possible) > 1 else []
 
 
 def _misfit(query: Query) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 from tuili.knowledge.graph import Graph
 from tuili.knowledge.query import Aggregate, Query
-from tuili.reason.answer import Answer, Path, Scored
+from tuili.reason.answer import Answer, Path, PathEdge, Scored
 from tuili.reason.candidates import Tried
 from tuili.reason.explain import MAX_PATHS, path_edge
 from tuili.reason.worlds.inquiry import Hypothesis, rank, share
@@ -63,10 +63,9 @@ def ranked_answer(question: str, graph: Graph, best: Tried, shared: dict[str, An
 
 
 def _contributions(graph: Graph, item: Hypothesis) -> Path:
-    """Return a hypothesis' facts, each with what it adds to the log-odds."""
-    by_fact = dict(zip(item.facts, item.contributions, strict=True))
-    edges = tuple(
-        path_edge(graph, fact, {"share": share(fact), "contribution": by_fact[fact]}, share(fact))
-        for fact in item.facts
-    )
-    return Path(edges, item.probability)
+    """Return a hypothesis' facts, each with what it adds to the log-odds and what leads to the finding asked about."""
+    edges: list[PathEdge] = []
+    for fact, contribution, steps in zip(item.facts, item.contributions, item.steps, strict=True):
+        edges.append(path_edge(graph, fact, {"share": share(fact), "contribution": contribution}, share(fact)))
+        edges.extend(path_edge(graph, step) for step in steps)
+    return Path(tuple(edges), item.probability)

@@ -25,12 +25,22 @@ MAX_RANKED = 25
 
 @dataclass(frozen=True, slots=True)
 class Hypothesis:
-    """A ranked subject: its probability among all, and per explained finding the fact and its log-odds."""
+    """A ranked subject: its probability among all, and per explained finding the fact and its log-odds.
+
+    `steps` lead from a fact's finding to the one that was asked about, if it lies above it.
+    """
 
     entity: int
     probability: float
     facts: tuple[Fact, ...]
     contributions: tuple[float, ...]
+    steps: tuple[tuple[Fact, ...], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Support:
+    fact: Fact
+    steps: tuple[Fact, ...]
 
 
 def rank(graph: Graph, query: Query, limit: int = MAX_RANKED) -> list[Hypothesis]:
@@ -48,20 +58,29 @@ def rank(graph: Graph, query: Query, limit: int = MAX_RANKED) -> list[Hypothesis
     scored = [_score(graph, number, support) for number in sorted(entities)]
     total = _log_sum([score for score, *_ in scored])
     ranked = sorted(scored, key=lambda item: (-item[0], graph.entity(item[1]).name))
-    return [Hypothesis(number, math.exp(score - total), facts, parts) for score, number, facts, parts in ranked[:limit]]
+    return [
+        Hypothesis(
+            number,
+            math.exp(score - total),
+            tuple(item.fact for item in found),
+            parts,
+            tuple(item.steps for item in found),
+        )
+        for score, number, found, parts in ranked[:limit]
+    ]
 
 
-def _support(graph: Graph, query: Query, constraint: Constraint) -> dict[int, Fact]:
+def _support(graph: Graph, query: Query, constraint: Constraint) -> dict[int, _Support]:
     """Return, per hypothesis, the strongest fact that it shows the finding or a special case of it."""
     relation = graph.relations[constraint.relation]
-    best: dict[int, Fact] = {}
+    best: dict[int, _Support] = {}
     for number in query.var(constraint.object).ids:
         below = graph.closure(number, relation.object_through, inverse=True) if relation.object_through else {}
-        for place in (number, *below):
+        for place, steps in {number: (), **below}.items():
             for fact in graph.step(place, relation.name, inverse=True):
                 known = best.get(fact.subject)
-                if known is None or share(fact) > share(known):
-                    best[fact.subject] = fact
+                if known is None or share(fact) > share(known.fact):
+                    best[fact.subject] = _Support(fact, tuple(reversed(steps)))
     return best
 
 
@@ -74,11 +93,11 @@ def share(fact: Fact) -> float:
 
 
 def _score(
-    graph: Graph, number: int, support: Mapping[int, Mapping[int, Fact]]
-) -> tuple[float, int, tuple[Fact, ...], tuple[float, ...]]:
-    facts = tuple(by_entity[number] for by_entity in support.values() if number in by_entity)
-    parts = tuple(math.log(share(fact) + BACKGROUND) - math.log(BACKGROUND) for fact in facts)
-    return math.log1p(_documented(graph, number)) + sum(parts), number, facts, parts
+    graph: Graph, number: int, support: Mapping[int, Mapping[int, _Support]]
+) -> tuple[float, int, tuple[_Support, ...], tuple[float, ...]]:
+    found = tuple(by_entity[number] for by_entity in support.values() if number in by_entity)
+    parts = tuple(math.log(share(item.fact) + BACKGROUND) - math.log(BACKGROUND) for item in found)
+    return math.log1p(_documented(graph, number)) + sum(parts), number, found, parts
 
 
 def _documented(graph: Graph, number: int) -> float:
