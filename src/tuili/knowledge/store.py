@@ -39,7 +39,7 @@ _HINTS = {
     "SQLITE_CANTOPEN": "the file or its folder can't be opened; check their rights",
     "SQLITE_IOERR": "the disk failed or is full; free some space, then run: tuili kb check {name}",
 }
-_DAMAGED = "it is damaged or no knowledge base; build it anew: tuili kb add {name} --force"
+_DAMAGED = "it is damaged or no knowledge base; build it anew: tuili kb add {name} SOURCE --force (a built-in one needs no SOURCE)"
 
 
 def base_path(name: str) -> Path:
@@ -171,7 +171,7 @@ class Store:
         if not path.is_file():
             known = ", ".join(base_names()) or "none yet"
             raise StoreError(
-                f"there is no knowledge base {path.stem!r} (built: {known}); build it: tuili kb add {path.stem}"
+                f"there is no knowledge base {path.stem!r} (built: {known}); build it: tuili kb add {path.stem} SOURCE"
             )
         with contextlib.ExitStack() as lock:
             lock.enter_context(file_lock(path))
@@ -308,7 +308,7 @@ def _check_version(path: Path, connection: sqlite3.Connection, writable: bool) -
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     if version == 0 or not tables >= TABLES:
-        raise StoreError(f"{path.name} is no tuili knowledge base; move it away and build: tuili kb add {path.stem}")
+        raise StoreError(f"{path.name} is no tuili knowledge base; move it away and build: tuili kb add {path.stem} SOURCE")
     if version > VERSION or writable:
         migrate(connection, path.name)
     elif version < VERSION:
