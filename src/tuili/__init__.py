@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         TuiliError,
         UsageError,
     )
+    from tuili.porting.hf import port, unport
     from tuili.reason.answer import Answer
     from tuili.reason.dialogue import Dialogue
     from tuili.reasoner import Reasoner, ReasonerConfig
@@ -32,6 +33,8 @@ _HOMES = {
     "Dialogue": "tuili.reason.dialogue",
     "Reasoner": "tuili.reasoner",
     "ReasonerConfig": "tuili.reasoner",
+    "port": "tuili.porting.hf",
+    "unport": "tuili.porting.hf",
 }
 _ERRORS = (
     "DependencyError",
@@ -58,6 +61,8 @@ __all__ = [
     "TuiliError",
     "UsageError",
     "__version__",
+    "port",
+    "unport",
 ]
 
 

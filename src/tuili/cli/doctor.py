@@ -138,6 +138,17 @@ def check_torch() -> Check:
     return Check("torch", OK, detail)
 
 
+def check_kernel() -> Check:
+    """Which attention kernel runs on the CPU."""
+    from tuili.attention import native
+
+    level = native.chosen_level()
+    if level is not None:
+        return Check("attention kernel", OK, f"compiled, {native.SHOWN[level]}")
+    reason, fix = native.absence()
+    return Check("attention kernel", WARN, f"PyTorch, which is slower: {reason}", fix)
+
+
 def check_models() -> Check:
     """Whether the packaged models are here and whole."""
     from tuili.model.packaged import list_models, verify
@@ -253,6 +264,7 @@ CHECKS: dict[str, Callable[[], Check]] = {
     "python": check_python,
     "packages": check_packages,
     "torch": check_torch,
+    "attention kernel": check_kernel,
     "models": check_models,
     "data folder": check_data_folder,
     "disk": check_disk,

@@ -39,7 +39,10 @@ _HINTS = {
     "SQLITE_CANTOPEN": "the file or its folder can't be opened; check their rights",
     "SQLITE_IOERR": "the disk failed or is full; free some space, then run: tuili kb check {name}",
 }
-_DAMAGED = "it is damaged or no knowledge base; build it anew: tuili kb add {name} SOURCE --force (a built-in one needs no SOURCE)"
+_DAMAGED = (
+    "it is damaged or no knowledge base; build it anew: tuili kb add {name} SOURCE --force "
+    "(a built-in one needs no SOURCE)"
+)
 
 
 def base_path(name: str) -> Path:
@@ -308,7 +311,9 @@ def _check_version(path: Path, connection: sqlite3.Connection, writable: bool) -
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     if version == 0 or not tables >= TABLES:
-        raise StoreError(f"{path.name} is no tuili knowledge base; move it away and build: tuili kb add {path.stem} SOURCE")
+        raise StoreError(
+            f"{path.name} is no tuili knowledge base; move it away and build: tuili kb add {path.stem} SOURCE"
+        )
     if version > VERSION or writable:
         migrate(connection, path.name)
     elif version < VERSION:

@@ -1,0 +1,106 @@
+"""Distil the gates that come with tuili for SmolLM2-135M.
+
+`python recipes/distill_smollm2.py --data DIR` reads the standard library's source, Python's own help texts and
+WikiText-2 (the first 70 %; the rest is for benchmarks/port_quality.py), and writes
+`src/tuili/porting/data/smollm2-135m.safetensors`. About 20 minutes on two cores; it can be interrupted and goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+import sysconfig
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+from port_quality import SOURCE_FILES  # noqa: E402
+from runner import find_data, pin_threads, say  # noqa: E402
+
+MODEL = "smollm2-135m"
+OUT = ROOT / "src" / "tuili" / "porting" / "data" / f"{MODEL}.safetensors"
+NUM_STEPS = 40
+LENGTH = 4096
+MAX_CHARACTERS = 2_500_000
+WIKI_SHARE = 0.7
+NUM_BOTTOM = 2
+
+
+def sources() -> str:
+    """Return source of the standard library in a fixed random order, without tests and the benchmark's files."""
+    library = Path(sysconfig.get_paths()["stdlib"])
+    files = sorted([*library.glob("*.py"), *library.glob("*/*.py")])
+    kept = [path for path in files if not {"test", "tests", "site-packages", "pydoc_data"} & set(path.parts)]
+    kept = [path for path in kept if path.name not in SOURCE_FILES]
+    random.Random(1).shuffle(kept)
+    return "\n\n".join(path.read_text(encoding="utf-8", errors="replace") for path in kept)[:MAX_CHARACTERS]
+
+
+def corpora(data: Path | None) -> dict[str, str]:
+    """Return the training texts by name."""
+    from pydoc_data.topics import topics
+
+    found = {"help": "\n\n".join(topics.values()), "python": sources()}
+    if data is None:
+        say("no --data: gates are distilled without WikiText-2")
+        return found
+    text = (data / "text" / "wikitext2_valid.txt").read_text(encoding="utf-8")
+    return found | {"wiki": text[: int(len(text) * WIKI_SHARE)]}
+
+
+def main() -> None:
+    """Distil, or go on with what was begun, and write the gates."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--steps", type=int, default=NUM_STEPS)
+    parser.add_argument("--out", type=Path, default=OUT)
+    options = parser.parse_args()
+    pin_threads()
+    model, tokenizer = _load()
+
+    from tuili.attention.gate import GateFile
+    from tuili.porting.adapter import fingerprint, save
+    from tuili.porting.distill import DistillConfig, Distiller, Step, windows
+    from tuili.porting.layers import sandwich
+
+    layers = range(NUM_BOTTOM, model.config.num_hidden_layers)
+    distiller = Distiller(model, list(layers), DistillConfig())
+    state = options.out.with_suffix(".state")
+    if state.is_file():
+        distiller.load(state)
+        say(f"going on at step {distiller.index}")
+    tokens = {
+        name: tokenizer(text, return_tensors="pt", verbose=False).input_ids[0]
+        for name, text in corpora(find_data(options.data)).items()
+    }
+
+    def on_step(step: Step) -> None:
+        distiller.save(state)
+        kept = f"keeps {step.recall.of_oracle:.3f} of what the best choice would"
+        say(f"step {step.index} of {step.total}: loss {step.loss:.4f}, {kept}")
+
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    gates = distiller.run(windows(tokens, LENGTH), options.steps, on_step)
+    plan = sandwich(model.config.num_hidden_layers, bottom=NUM_BOTTOM)
+    save(options.out, GateFile(gates=gates, plan=plan.to_dict(), base_sha256=fingerprint(model)))
+    state.unlink()
+    say(str(options.out))
+
+
+def _load() -> tuple[Any, Any]:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from tuili.model.packaged import ensure
+
+    folder = ensure(MODEL)
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval(), AutoTokenizer.from_pretrained(
+        folder
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,358 @@
+// Attention of a tile of query tokens over the blocks each of them picked.
+//
+// Strip by strip over the union of the picks, so that a strip of keys or values is loaded once for all tokens of the
+// tile that attend to it: first all scores, then each token's softmax, then the weighted sums.
+#pragma once
+#include "simd.h"
+
+namespace {
+
+using tuili::MAX_CHUNK;
+using tuili::MAX_TILE;
+using tuili::Place;
+using tuili::Scratch;
+using tuili::Shared;
+using tuili::Sizes;
+using tuili::STRIP;
+
+constexpr float NONE = -__builtin_inff();
+constexpr int MAX_ROWS = W == 16 ? 12 : W == 8 ? 6 : 3;  // accumulators that fit the registers, strips wide
+
+INLINE float read(const void* from, int64_t index, bool is_bf16) {
+  return is_bf16 ? bf16_to_float(static_cast<const uint16_t*>(from)[index]) : static_cast<const float*>(from)[index];
+}
+
+INLINE void fetch(const void* from, int64_t bytes) {
+  for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(static_cast<const char*>(from) + i);
+}
+
+// Fetch `width` numbers that will be read soon.
+INLINE void fetch_row(const void* from, int64_t begin, bool is_bf16, int64_t width) {
+  const int64_t size = is_bf16 ? 2 : 4;
+  fetch(static_cast<const char*>(from) + begin * size, width * size);
+}
+
+// Copy `width` numbers into cells `step` apart; the rest of the `cells` becomes 0. A null row is all 0.
+template <class Cell>
+INLINE void spread(const void* from, int64_t begin, bool is_bf16, int64_t width, int64_t cells, float* to,
+                   int64_t step) {
+  const int64_t whole = from ? width / Cell::PER_CELL : 0;
+  const uint16_t* narrow = static_cast<const uint16_t*>(from) + begin;
+  int64_t i = 0;
+  if constexpr (Cell::PER_CELL == 2) {
+    for (; i < whole; ++i) __builtin_memcpy(to + i * step, narrow + 2 * i, 4);
+    if (from && width % 2) to[i++ * step] = cell(narrow[width - 1]);
+  } else if (is_bf16) {
+    for (; i < whole; ++i) to[i * step] = bf16_to_float(narrow[i]);
+  } else {
+    for (; i < whole; ++i) to[i * step] = static_cast<const float*>(from)[begin + i];
+  }
+  for (; i < cells; ++i) to[i * step] = 0.0f;
+}
+
+// A strip as a panel: keys as [cells][16], then values as [16][width], or [8][width] pairs of neighbouring keys.
+template <class Cell>
+void pack_strip(const DsaProblem& p, const Sizes& z, int64_t row, int64_t group, int64_t strip, float* panel) {
+  const int64_t k_begin = row * p.k_stride[0] + group * p.k_stride[1];
+  const int64_t v_begin = row * p.v_stride[0] + group * p.v_stride[1];
+  const int64_t first = tuili::first_key(p, row);
+  float* values = panel + z.cells * STRIP;
+  for (int64_t i = 0; i < STRIP; ++i) {
+    const int64_t key = strip * STRIP + i;
+    const bool is_here = key >= first && key < p.keys;
+    spread<Cell>(is_here ? p.k : nullptr, k_begin + key * p.k_stride[2], p.is_bf16, p.dim, z.cells, panel + i, STRIP);
+    const void* v = is_here ? p.v : nullptr;
+    const int64_t begin = v_begin + key * p.v_stride[2];
+    if constexpr (Cell::PER_CELL == 1) {
+      spread<Cell>(v, begin, p.is_bf16, p.dim, z.width, values + i * z.width, 1);
+    } else {
+      uint16_t* half = reinterpret_cast<uint16_t*>(values + i / 2 * z.width) + i % 2;
+      for (int64_t j = 0; j < z.width; ++j)
+        half[2 * j] = v && j < p.dim ? static_cast<const uint16_t*>(v)[begin + j] : 0;
+    }
+  }
+}
+
+// Scores of TOKENS tokens' CHUNK rows with the 16 keys of a panel. One row is a chain of dependent additions, so few
+// rows are summed in several chains.
+template <class Cell, int TOKENS, int CHUNK>
+INLINE void dots(const float* const* q, const float* panel, int64_t cells,
+                 vf (&sums)[TOKENS * CHUNK][LANES_PER_STRIP]) {
+  constexpr int ROWS = TOKENS * CHUNK, CHAINS = ROWS * 4 <= MAX_ROWS ? 4 : ROWS * 2 <= MAX_ROWS ? 2 : 1;
+  vf parts[CHAINS][ROWS][LANES_PER_STRIP] = {};
+  for (int64_t i = 0; i < cells; i += CHAINS)
+#pragma GCC unroll 4
+    for (int c = 0; c < CHAINS; ++c)
+#pragma GCC unroll 4
+      for (int l = 0; l < LANES_PER_STRIP; ++l) {
+        const vf keys = load(panel + (i + c) * STRIP + l * W);
+#pragma GCC unroll 12
+        for (int t = 0; t < TOKENS; ++t)
+#pragma GCC unroll 4
+          for (int h = 0; h < CHUNK; ++h) {
+            vf& sum = parts[c][t * CHUNK + h][l];
+            sum = Cell::multiply_add(sum, q[t] + (i + c) * CHUNK + h, keys);
+          }
+      }
+#pragma GCC unroll 16
+  for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 4
+    for (int l = 0; l < LANES_PER_STRIP; ++l) {
+      vf sum = parts[0][r][l];
+#pragma GCC unroll 4
+      for (int c = 1; c < CHAINS; ++c) sum += parts[c][r][l];
+      sums[r][l] = sum;
+    }
+}
+
+template <class Cell, int TOKENS, int CHUNK>
+void score(const float* const* q, const float* panel, int64_t cells, float* const* scores) {
+  vf sums[TOKENS * CHUNK][LANES_PER_STRIP];
+  dots<Cell, TOKENS, CHUNK>(q, panel, cells, sums);
+#pragma GCC unroll 12
+  for (int t = 0; t < TOKENS; ++t)
+#pragma GCC unroll 4
+    for (int h = 0; h < CHUNK; ++h)
+#pragma GCC unroll 4
+      for (int l = 0; l < LANES_PER_STRIP; ++l) store(scores[t] + h * STRIP + l * W, sums[t * CHUNK + h][l]);
+}
+
+// Add the values of a strip, weighted, to TOKENS tokens' sums: COLUMNS vectors of the width at once.
+template <class Cell, int TOKENS, int CHUNK, int COLUMNS>
+INLINE void add_columns(const float* const* weights, const float* values, int64_t value_rows, int64_t width,
+                        float* const* sums) {
+  vf parts[TOKENS * CHUNK][COLUMNS];
+#pragma GCC unroll 4
+  for (int t = 0; t < TOKENS; ++t)
+#pragma GCC unroll 4
+    for (int h = 0; h < CHUNK; ++h)
+#pragma GCC unroll 4
+      for (int c = 0; c < COLUMNS; ++c) parts[t * CHUNK + h][c] = load(sums[t] + h * width + c * W);
+  for (int64_t i = 0; i < value_rows; ++i) {
+    vf row[COLUMNS];
+#pragma GCC unroll 4
+    for (int c = 0; c < COLUMNS; ++c) row[c] = load(values + i * width + c * W);
+#pragma GCC unroll 4
+    for (int t = 0; t < TOKENS; ++t)
+#pragma GCC unroll 4
+      for (int h = 0; h < CHUNK; ++h)
+#pragma GCC unroll 4
+        for (int c = 0; c < COLUMNS; ++c) {
+          vf& sum = parts[t * CHUNK + h][c];
+          sum = Cell::multiply_add(sum, weights[t] + h * STRIP + i, row[c]);
+        }
+  }
+#pragma GCC unroll 4
+  for (int t = 0; t < TOKENS; ++t)
+#pragma GCC unroll 4
+    for (int h = 0; h < CHUNK; ++h)
+#pragma GCC unroll 4
+      for (int c = 0; c < COLUMNS; ++c) store(sums[t] + h * width + c * W, parts[t * CHUNK + h][c]);
+}
+
+template <class Cell, int TOKENS, int CHUNK>
+void add_values(const float* const* weights, const float* values, const Sizes& z, float* const* sums) {
+  const float* at[TOKENS];
+  float* to[TOKENS];
+  for (int t = 0; t < TOKENS; ++t) at[t] = weights[t], to[t] = sums[t];
+  int64_t column = 0;
+  const auto move = [&](int64_t by) __attribute__((always_inline)) {
+    column += by;
+    for (int t = 0; t < TOKENS; ++t) to[t] += by;
+  };
+  for (; column + 4 * W <= z.width; move(4 * W))
+    add_columns<Cell, TOKENS, CHUNK, 4>(at, values + column, z.value_rows, z.width, to);
+  for (; column + 2 * W <= z.width; move(2 * W))
+    add_columns<Cell, TOKENS, CHUNK, 2>(at, values + column, z.value_rows, z.width, to);
+  for (; column < z.width; move(W)) add_columns<Cell, TOKENS, CHUNK, 1>(at, values + column, z.value_rows, z.width, to);
+}
+
+template <class Cell>
+INLINE void store_weights(float* strip, int part, vf weights) {
+  if constexpr (Cell::PER_CELL == 1)
+    store(strip + part * W, weights);
+  else
+    Cell::store_narrow(strip, weights);
+}
+
+// Turn a token's scores into weights exp(scale * (score - largest)); `totals` gets their sums.
+template <class Cell, int CHUNK>
+void soften(float* scores, int64_t slots, float scale_log2e, float* totals) {
+  vf best[CHUNK], sum[CHUNK] = {};
+#pragma GCC unroll 4
+  for (int h = 0; h < CHUNK; ++h) best[h] = splat(NONE);
+  for (int64_t i = 0; i < slots; ++i)
+#pragma GCC unroll 4
+    for (int h = 0; h < CHUNK; ++h)
+#pragma GCC unroll 4
+      for (int l = 0; l < LANES_PER_STRIP; ++l) best[h] = max(best[h], load(scores + (i * CHUNK + h) * STRIP + l * W));
+  float shift[CHUNK];
+  for (int h = 0; h < CHUNK; ++h) {
+    const float top = largest(best[h]);
+    shift[h] = top == NONE ? 0.0f : top * scale_log2e;  // no key at all: all weights 0
+  }
+  for (int64_t i = 0; i < slots; ++i)
+#pragma GCC unroll 4
+    for (int h = 0; h < CHUNK; ++h)
+#pragma GCC unroll 4
+      for (int l = 0; l < LANES_PER_STRIP; ++l) {
+        float* at = scores + (i * CHUNK + h) * STRIP;
+        const vf weight = exp2(load(at + l * W) * scale_log2e - shift[h]);
+        sum[h] += weight;
+        store_weights<Cell>(at, l, weight);
+      }
+  for (int h = 0; h < CHUNK; ++h) totals[h] = total(sum[h]);
+}
+
+
+// The tile's tokens of one chunk of query heads, and where each of them stands in its own list of strips.
+template <class Cell, int CHUNK>
+struct Tile {
+  const DsaProblem& p;
+  const Sizes& z;
+  const Shared& shared;
+  const Place& place;
+  const Scratch& s;
+  int64_t head;  // first query head of the chunk, within the group
+  int64_t slots[MAX_TILE] = {};
+
+  const float* panel(int64_t strip) const {
+    if (z.packs_all) return shared.panels + ((place.row * p.groups + place.group) * z.strips + strip) * z.panel;
+    pack_strip<Cell>(p, z, place.row, place.group, strip, s.strip);
+    return s.strip;
+  }
+  float* query(int64_t t) const { return s.q + t * z.cells * CHUNK; }
+  float* scores(int64_t t, int64_t slot) const { return s.scores + (t * z.slots + slot) * CHUNK * STRIP; }
+  float* sums(int64_t t) const { return s.sums + t * CHUNK * z.width; }
+
+  int64_t query_begin(int64_t t, int h) const {
+    const int64_t q_head = place.group * p.heads_per_group + head + h;
+    return place.row * p.q_stride[0] + q_head * p.q_stride[1] + (place.first + t) * p.q_stride[2];
+  }
+
+  void load_queries() {
+    const int64_t num = place.last - place.first;
+    for (int64_t t = 0; t < num; ++t)
+      for (int h = 0; h < CHUNK; ++h) fetch_row(p.q, query_begin(t, h), p.is_bf16, p.dim);
+    for (int64_t t = 0; t < num; ++t)
+      for (int h = 0; h < CHUNK; ++h)
+        spread<Cell>(p.q, query_begin(t, h), p.is_bf16, p.dim, z.cells, query(t) + h, CHUNK);
+  }
+
+  template <int TOKENS>
+  void score_some(const int* tokens, int64_t strip, const float* keys) {
+    const float* from[TOKENS];
+    float* to[TOKENS];
+    for (int i = 0; i < TOKENS; ++i) {
+      from[i] = query(tokens[i]);
+      to[i] = scores(tokens[i], slots[tokens[i]]++);
+    }
+    score<Cell, TOKENS, CHUNK>(from, keys, z.cells, to);
+    for (int i = 0; i < TOKENS; ++i) hide(tokens[i], strip, to[i]);
+  }
+
+  // Scores of keys that lie after the token or before the row's first key become -inf.
+  void hide(int64_t t, int64_t strip, float* scores) const {
+    const int64_t last = z.offset + place.first + t - strip * STRIP;
+    const int64_t first = tuili::first_key(p, place.row) - strip * STRIP;
+    if (last >= STRIP - 1 && first <= 0) return;
+    for (int h = 0; h < CHUNK; ++h)
+      for (int64_t i = 0; i < STRIP; ++i)
+        if (i > last || i < first) scores[h * STRIP + i] = NONE;
+  }
+
+  template <int TOKENS>
+  void add_some(const int* tokens, const float* values) {
+    const float* from[TOKENS];
+    float* to[TOKENS];
+    for (int i = 0; i < TOKENS; ++i) {
+      from[i] = scores(tokens[i], slots[tokens[i]]++);
+      to[i] = sums(tokens[i]);
+    }
+    add_values<Cell, TOKENS, CHUNK>(from, values, z, to);
+  }
+
+  // Call `work` with the strips of the union of the picks and the tokens that attend to each; the part of the next
+  // strip's panel that `work` will want, `size` cells from `begin`, is fetched meanwhile.
+  template <class Work>
+  __attribute__((always_inline)) void each_strip(int64_t begin, int64_t size, Work work) {
+    for (int64_t t = 0; t < MAX_TILE; ++t) slots[t] = 0;
+    for (int64_t i = 0; i < *s.num_wanted; ++i) {
+      if (z.packs_all && i + 1 < *s.num_wanted) fetch(panel(s.wanted[i + 1]) + begin, size * 4);
+      int tokens[MAX_TILE], num = 0;
+      for (uint32_t left = s.members[s.wanted[i]]; left; left &= left - 1) tokens[num++] = __builtin_ctz(left);
+      work(s.wanted[i], tokens, num);
+    }
+  }
+
+  void run() {
+    const int64_t num = place.last - place.first;
+    load_queries();
+    each_strip(0, z.cells * STRIP, [&](int64_t strip, const int* tokens, int count) {
+      const float* keys = panel(strip);
+      int i = 0;
+      if constexpr (4 * CHUNK <= MAX_ROWS)
+        for (; i + 4 <= count; i += 4) score_some<4>(tokens + i, strip, keys);
+      if constexpr (2 * CHUNK <= MAX_ROWS)
+        for (; i + 2 <= count; i += 2) score_some<2>(tokens + i, strip, keys);
+      for (; i < count; ++i) score_some<1>(tokens + i, strip, keys);
+    });
+    const float scale_log2e = static_cast<float>(p.scale * 1.4426950408889634);
+    for (int64_t t = 0; t < num; ++t) soften<Cell, CHUNK>(scores(t, 0), slots[t], scale_log2e, s.totals + t * CHUNK);
+    __builtin_memset(s.sums, 0, sizeof(float) * num * CHUNK * z.width);
+    each_strip(z.cells * STRIP, z.value_rows * z.width, [&](int64_t strip, const int* tokens, int count) {
+      const float* values = panel(strip) + z.cells * STRIP;
+      int i = 0;
+      if constexpr (W == 16 && CHUNK <= 3)
+        for (; i + 2 <= count; i += 2) add_some<2>(tokens + i, values);
+      for (; i < count; ++i) add_some<1>(tokens + i, values);
+    });
+    for (int64_t t = 0; t < num; ++t)
+      for (int h = 0; h < CHUNK; ++h) write(t, h);
+  }
+
+  void write(int64_t t, int h) const {
+    const float all = s.totals[t * CHUNK + h], share = all > 0 ? 1 / all : 0;
+    const float* sum = sums(t) + h * z.width;
+    const int64_t q_head = place.group * p.heads_per_group + head + h;
+    const int64_t begin = place.row * p.out_stride[0] + q_head * p.out_stride[1] + (place.first + t) * p.out_stride[2];
+    for (int64_t i = 0; i < p.dim; ++i) {
+      if (p.is_bf16)
+        static_cast<uint16_t*>(p.out)[begin + i] = float_to_bf16(sum[i] * share);
+      else
+        static_cast<float*>(p.out)[begin + i] = sum[i] * share;
+    }
+  }
+};
+
+// Note for every strip which tokens of the tile attend to it. Blocks after a token or before the first key hold none.
+inline void note_members(const DsaProblem& p, const Sizes& z, const Place& place, const Scratch& s) {
+  const int64_t first = tuili::first_key(p, place.row) / STRIP, last = (z.offset + place.last - 1) / STRIP;
+  for (int64_t strip = first; strip <= last; ++strip) s.members[strip] = 0;
+  for (int64_t t = 0; t < place.last - place.first; ++t) {
+    const int64_t here = (z.offset + place.first + t) / STRIP;
+    for (int64_t i = 0; i < s.num_picked[t]; ++i) {
+      const int64_t begin = s.picked[t * p.keep + i] * z.strips_per_block;
+      const int64_t end = tuili::least(begin + z.strips_per_block - 1, here);
+      for (int64_t strip = tuili::most(begin, first); strip <= end; ++strip) s.members[strip] |= 1u << t;
+    }
+  }
+  *s.num_wanted = 0;
+  for (int64_t strip = first; strip <= last; ++strip)
+    if (s.members[strip]) s.wanted[(*s.num_wanted)++] = static_cast<int32_t>(strip);
+}
+
+template <class Cell>
+void attend(const DsaProblem& p, const Sizes& z, const Shared& shared, const Place& place, const Scratch& s) {
+  note_members(p, z, place, s);
+  for (int64_t head = 0, left = p.heads_per_group; left > 0;) {
+    const int64_t chunk = left <= 4 ? left : left == 5 || left == 6 || left == 9 ? 3 : 4;
+    if (chunk == 4) Tile<Cell, 4>{p, z, shared, place, s, head}.run();
+    if (chunk == 3) Tile<Cell, 3>{p, z, shared, place, s, head}.run();
+    if (chunk == 2) Tile<Cell, 2>{p, z, shared, place, s, head}.run();
+    if (chunk == 1) Tile<Cell, 1>{p, z, shared, place, s, head}.run();
+    head += chunk, left -= chunk;
+  }
+}
+
+}  // namespace

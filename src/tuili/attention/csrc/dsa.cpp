@@ -1,0 +1,218 @@
+// The C interface: sizes, memory, threads, and the choice of the kernels.
+//
+// A fresh set of threads for each call, not OpenMP: no second OpenMP runtime beside torch's, and a fork is safe.
+#include "dsa.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include <atomic>
+#include <exception>
+#include <thread>
+#include <vector>
+
+namespace tuili {
+namespace {
+
+constexpr int64_t CACHE_LINE = 64;
+constexpr int64_t SCORE_BYTES = 512 << 10;  // scores of a tile stay in the second-level cache
+
+enum Level { PORTABLE = 0, AVX2 = 1, AVX512 = 2, AVX512_BF16 = 3 };
+
+Level best_level() {
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  const bool has_512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  if (has_512) return __builtin_cpu_supports("avx512bf16") ? AVX512_BF16 : AVX512;
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return AVX2;
+#endif
+  return PORTABLE;
+}
+
+const Kernels& kernels(int64_t level, bool is_bf16) {
+#if defined(__x86_64__)
+  if (level == AVX512_BF16 && is_bf16) return avx512bf16_kernels;
+  if (level >= AVX512) return avx512_kernels;
+  if (level == AVX2) return avx2_kernels;
+#endif
+  return portable_kernels;
+}
+
+Sizes sizes(const DsaProblem& p, int64_t level) {
+  const bool is_paired = level == AVX512_BF16 && p.is_bf16, is_gate_paired = level == AVX512_BF16 && p.gate_is_bf16;
+  Sizes z{};
+  z.width = up(p.dim, STRIP);
+  z.cells = is_paired ? z.width / 2 : z.width;
+  z.value_rows = is_paired ? STRIP / 2 : STRIP;
+  z.panel = z.cells * STRIP + z.value_rows * z.width;
+  z.strips = (p.keys + STRIP - 1) / STRIP;
+  z.strips_per_block = p.block / STRIP;
+  z.offset = p.keys - p.queries;
+  z.slots = least(p.keep * z.strips_per_block, z.strips);
+  const int64_t score_bytes = z.slots * least(p.heads_per_group, MAX_CHUNK) * STRIP * 4;
+  z.tile = p.attends ? least(most(SCORE_BYTES / score_bytes, 1), MAX_TILE) : MAX_TILE;
+  z.packs_all = p.queries * p.keep * z.strips_per_block > z.strips;
+  if (!p.selects) return z;
+  z.gate_width = up(p.gate_dim, STRIP);
+  z.gate_cells = is_gate_paired ? z.gate_width / 2 : z.gate_width;
+  z.subs_per_block = p.block / p.sub;
+  z.whole_blocks = p.keys / p.block;
+  z.gate_panels = (z.whole_blocks + STRIP - 1) / STRIP;
+  z.free = p.keep - p.sink - p.local;
+  z.packs_gate = p.queries > z.tile;
+  z.spans = p.fan ? (z.whole_blocks + p.fan - 1) / p.fan : 0;
+  z.most_open = p.fan ? least(p.beam * (p.fan / STRIP), z.gate_panels) : z.gate_panels;
+  return z;
+}
+
+// Hands out parts of one piece of memory; without one it only adds up what is needed.
+struct Arena {
+  char* base;
+  int64_t used = 0;
+  template <class T>
+  T* take(int64_t count) {
+    T* at = base ? reinterpret_cast<T*>(base + used) : nullptr;
+    used += up(count * static_cast<int64_t>(sizeof(T)), CACHE_LINE);
+    return at;
+  }
+};
+
+int64_t divide(const DsaProblem& p, const Sizes& z, char* base, Shared* shared) {
+  Arena arena{base};
+  const int64_t heads = p.batch * p.groups;
+  shared->panels = arena.take<float>(p.attends && z.packs_all ? heads * z.strips * z.panel : 0);
+  shared->gate_panels =
+      arena.take<float>(z.packs_gate ? heads * z.gate_panels * z.subs_per_block * z.gate_cells * STRIP : 0);
+  shared->span_panels = arena.take<float>(heads * up(z.spans, STRIP) * 2 * z.gate_width);
+  return arena.used;
+}
+
+int64_t divide(const DsaProblem& p, const Sizes& z, char* base, Scratch* s) {
+  Arena arena{base};
+  const int64_t chunk = least(p.heads_per_group, MAX_CHUNK), attends = p.attends ? z.tile : 0;
+  s->q = arena.take<float>(attends * z.cells * chunk);
+  s->scores = arena.take<float>(attends * z.slots * chunk * STRIP);
+  s->sums = arena.take<float>(attends * chunk * z.width);
+  s->totals = arena.take<float>(attends * chunk);
+  s->strip = arena.take<float>(p.attends ? z.panel : 0);
+  s->members = arena.take<uint32_t>(p.attends ? z.strips : 0);
+  s->wanted = arena.take<int32_t>(p.attends ? z.strips : 0);
+  s->num_wanted = arena.take<int64_t>(1);
+  s->picked = arena.take<int32_t>(z.tile * p.keep);
+  s->num_picked = arena.take<int32_t>(z.tile);
+  const int64_t selects = p.selects ? z.tile : 0, candidates = most(z.most_open * STRIP, up(z.spans, STRIP));
+  s->gate_q = arena.take<float>(selects * p.gate_queries * z.gate_cells);
+  s->gate_strip = arena.take<float>(p.selects ? z.subs_per_block * z.gate_cells * STRIP : 0);
+  s->signs = arena.take<float>(z.spans ? selects * p.gate_queries * 2 * z.gate_width : 0);
+  s->spans = arena.take<float>(selects * up(z.spans, STRIP));
+  s->open = arena.take<int32_t>(selects * z.most_open);
+  s->masses = arena.take<float>(selects * z.most_open * STRIP);
+  s->order = arena.take<int32_t>(candidates);
+  s->places = arena.take<int32_t>(most(candidates, p.prior_size));
+  s->saved = arena.take<float>(p.prior_size);
+  return arena.used;
+}
+
+struct Freed {
+  char* memory;
+  explicit Freed(int64_t bytes)
+      : memory(static_cast<char*>(aligned_alloc(CACHE_LINE, most(up(bytes, CACHE_LINE), CACHE_LINE)))) {}
+  ~Freed() { free(memory); }
+  Freed(const Freed&) = delete;
+};
+
+// Run work(thread, task) for all tasks. Where no thread can be had, those that are there do everything.
+template <class Work>
+void share_out(int64_t num_threads, int64_t num_tasks, Work work) {
+  std::atomic<int64_t> next{0};
+  const auto loop = [&](int64_t thread) {
+    for (int64_t task; (task = next.fetch_add(1)) < num_tasks;) work(thread, task);
+  };
+  std::vector<std::thread> others;
+  try {
+    for (int64_t i = 1; i < least(num_threads, num_tasks); ++i) others.emplace_back(loop, i);
+  } catch (const std::exception&) {
+  }
+  loop(0);
+  for (std::thread& other : others) other.join();
+}
+
+void pack(const DsaProblem& p, const Sizes& z, int64_t level, int64_t num_threads, const Shared& shared) {
+  const Kernels& of_keys = kernels(level, p.is_bf16);
+  const Kernels& of_gate = kernels(level, p.gate_is_bf16);
+  const int64_t heads = p.batch * p.groups, span_groups = up(z.spans, STRIP) / STRIP;
+  const int64_t strips = p.attends && z.packs_all ? z.strips : 0, gate_panels = z.packs_gate ? z.gate_panels : 0;
+  const int64_t gate_size = z.subs_per_block * z.gate_cells * STRIP, span_size = 2 * z.gate_width * STRIP;
+  constexpr int64_t AT_ONCE = 32;
+  const auto each = [&](int64_t count, auto one) {
+    const int64_t parts = (count + AT_ONCE - 1) / AT_ONCE;
+    share_out(num_threads, heads * parts, [&](int64_t, int64_t task) {
+      const int64_t head = task / parts, begin = task % parts * AT_ONCE;
+      for (int64_t i = begin; i < least(begin + AT_ONCE, count); ++i) one(head, i);
+    });
+  };
+  each(strips, [&](int64_t head, int64_t i) {
+    of_keys.pack_strip(p, z, head / p.groups, head % p.groups, i, shared.panels + (head * strips + i) * z.panel);
+  });
+  each(gate_panels, [&](int64_t head, int64_t i) {
+    float* to = shared.gate_panels + (head * gate_panels + i) * gate_size;
+    of_gate.pack_gate(p, z, head / p.groups, head % p.groups, i, to);
+  });
+  each(span_groups, [&](int64_t head, int64_t i) {
+    float* to = shared.span_panels + (head * span_groups + i) * span_size;
+    of_gate.pack_spans(p, z, head / p.groups, head % p.groups, i * STRIP, to);
+  });
+}
+
+// Copy the given selection of a tile.
+void read_blocks(const DsaProblem& p, const Place& place, const Scratch& s) {
+  for (int64_t t = 0; t < place.last - place.first; ++t) {
+    const int32_t* from = p.blocks + ((place.row * p.queries + place.first + t) * p.groups + place.group) * p.keep;
+    int32_t size = 0;
+    for (int64_t i = 0; i < p.keep; ++i)
+      if (from[i] >= 0) s.picked[t * p.keep + size++] = from[i];
+    s.num_picked[t] = size;
+  }
+}
+
+int run(const DsaProblem& p, int64_t level) {
+  const Sizes z = sizes(p, level);
+  const int64_t tiles = (p.queries + z.tile - 1) / z.tile, tasks = p.batch * p.groups * tiles;
+  const int64_t num_threads = most(least(p.threads, tasks), 1);
+  Shared shared;
+  Scratch first;
+  const int64_t bytes = divide(p, z, nullptr, &first);
+  const Freed common(divide(p, z, nullptr, &shared)), own(bytes * num_threads);
+  if (!common.memory || !own.memory) return 1;
+  divide(p, z, common.memory, &shared);
+  pack(p, z, level, num_threads, shared);
+  const Kernels& of_keys = kernels(level, p.is_bf16);
+  const Kernels& of_gate = kernels(level, p.gate_is_bf16);
+  share_out(num_threads, tasks, [&](int64_t thread, int64_t task) {
+    Scratch s;
+    divide(p, z, own.memory + thread * bytes, &s);
+    const int64_t head = task / tiles, begin = (tiles - 1 - task % tiles) * z.tile;
+    const Place place{head / p.groups, head % p.groups, begin, least(begin + z.tile, p.queries)};
+    if (p.selects)
+      of_gate.select(p, z, shared, place, s);
+    else
+      read_blocks(p, place, s);
+    if (p.attends) of_keys.attend(p, z, shared, place, s);
+  });
+  return 0;
+}
+
+}  // namespace
+}  // namespace tuili
+
+#define EXPORT extern "C" __attribute__((visibility("default")))
+
+// The best level this processor has: 0 portable, 1 AVX2, 2 AVX-512, 3 AVX-512 with bfloat16.
+EXPORT int64_t tuili_dsa_level() { return tuili::best_level(); }
+
+// Bytes of a problem, so that the caller can tell whether both sides agree on it.
+EXPORT int64_t tuili_dsa_problem_bytes() { return sizeof(DsaProblem); }
+
+// Select, attend or both, at a level of at most tuili_dsa_level(). 0: done; 1: not enough memory.
+EXPORT int tuili_dsa_run(const DsaProblem* problem, int64_t level) { return tuili::run(*problem, level); }

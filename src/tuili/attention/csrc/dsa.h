@@ -1,0 +1,107 @@
+// What a call is given (the C interface), and the sizes that follow from it.
+//
+// Letters: B batch rows, G key-value groups, R query heads a group, T queries (the last T of the N keys), d head width,
+// Q gate queries a group, e gate width. A "strip" is 16 consecutive keys; a block is one or more strips. Panels hold
+// keys transposed, 16 keys side by side, in units of four bytes: one float, or a pair of bfloat16 ("cell").
+#pragma once
+#include <stddef.h>
+#include <stdint.h>
+
+extern "C" struct DsaProblem {
+  int64_t batch, groups, heads_per_group, queries, keys, dim;
+  int64_t block, keep, sink, local;              // keep: blocks a token may hold
+  int64_t gate_queries, gate_dim, sub, fan, beam;  // fan 0: flat
+  int64_t is_bf16, gate_is_bf16;
+  int64_t selects, attends, threads;
+  int64_t q_stride[3], k_stride[3], v_stride[3], out_stride[3];  // batch, head or group, token; width is contiguous
+  int64_t gate_q_stride[4], gate_k_stride[3];                    // batch, token, group, query; batch, sub-block, group
+  int64_t prior_stride[3], prior_size;                           // batch, token (0 repeats), group; P
+  const void *q, *k, *v, *gate_q, *gate_k;
+  void* out;
+  const float* bias;       // [G], or null
+  const int64_t* start;    // [B] first valid key, or null
+  const int32_t* prior;    // [B, T or 1, G, P] blocks, -1 unused, or null
+  int32_t* blocks;         // [B, T, G, keep], contiguous; written by the selection, read without one
+  double scale, coverage, penalty;  // coverage 0: off
+};
+
+namespace tuili {
+
+constexpr int STRIP = 16;      // keys side by side in a panel
+constexpr int MAX_TILE = 32;   // query tokens worked on together
+constexpr int MAX_CHUNK = 4;   // query heads, or gate queries, worked on together
+
+struct Sizes {
+  int64_t width;        // d rounded up to whole strips
+  int64_t cells;        // cells of a key: width, or half of it for pairs
+  int64_t value_rows;   // rows of a strip of values: 16 keys, or 8 pairs of keys
+  int64_t panel;        // cells of a strip: keys, then values
+  int64_t strips, strips_per_block, offset;
+  int64_t slots;        // strips that a token attends to at most
+  int64_t tile;         // query tokens of a tile
+  int64_t gate_width, gate_cells, subs_per_block;
+  int64_t whole_blocks; // blocks that are full
+  int64_t gate_panels;  // groups of 16 blocks
+  int64_t spans;        // coarse spans of `fan` blocks; 0: flat selection
+  int64_t most_open;    // groups of 16 blocks that a token opens at most
+  int64_t free;         // blocks that a token may choose
+  bool packs_all;       // keys are packed once for everybody, not by each tile that wants them
+  bool packs_gate;      // the same for gate keys
+};
+
+// Memory of one thread.
+struct Scratch {
+  float* q;             // [tile][cells][chunk]
+  float* scores;        // [tile][slots][chunk][16]
+  float* sums;          // [tile][chunk][width]
+  float* totals;        // [tile][chunk]
+  float* strip;         // one panel, where keys are not packed for all
+  float* gate_strip;    // the same for gate keys
+  uint32_t* members;    // [strips] which tokens of the tile attend to a strip
+  int32_t* wanted;      // [strips] those that any token attends to, ascending
+  int64_t* num_wanted;
+  int32_t* picked;      // [tile][keep]
+  int32_t* num_picked;  // [tile]
+  float* gate_q;        // [tile][gate queries][gate_cells]
+  float* signs;         // [tile][gate queries][2 * gate_width]
+  float* spans;         // [tile][spans, rounded up]
+  int32_t* open;        // [tile][most_open]
+  float* masses;        // [tile][most_open][16]
+  int32_t* order;       // [most_open * 16, or spans if more]
+  int32_t* places;      // as `order`, or the prior's size if more
+  float* saved;         // [prior's size]
+};
+
+// What all threads share.
+struct Shared {
+  float* panels;        // [B][G][strips][panel]
+  float* gate_panels;   // [B][G][gate_panels][subs_per_block][gate_cells][16]
+  float* span_panels;   // [B][G][spans / 16, rounded up][2][gate_width][16], upper then lower bounds
+};
+
+struct Place {
+  int64_t row, group, first, last;  // batch row, group, query tokens first <= t < last
+};
+
+// The functions compiled for one instruction set.
+struct Kernels {
+  void (*pack_strip)(const DsaProblem&, const Sizes&, int64_t row, int64_t group, int64_t strip, float* panel);
+  void (*attend)(const DsaProblem&, const Sizes&, const Shared&, const Place&, const Scratch&);
+  void (*pack_gate)(const DsaProblem&, const Sizes&, int64_t row, int64_t group, int64_t panel, float* out);
+  void (*pack_spans)(const DsaProblem&, const Sizes&, int64_t row, int64_t group, int64_t span, float* out);
+  void (*select)(const DsaProblem&, const Sizes&, const Shared&, const Place&, const Scratch&);
+};
+
+inline int64_t up(int64_t number, int64_t unit) { return (number + unit - 1) / unit * unit; }
+inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+inline int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+inline int64_t first_key(const DsaProblem& p, int64_t row) { return p.start ? p.start[row] : 0; }
+
+extern const Kernels portable_kernels;
+#if defined(__x86_64__)
+extern const Kernels avx2_kernels;
+extern const Kernels avx512_kernels;
+extern const Kernels avx512bf16_kernels;
+#endif
+
+}  // namespace tuili

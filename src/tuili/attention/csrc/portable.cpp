@@ -1,0 +1,8 @@
+// The kernels for any processor: vectors of four lanes, which every 64-bit one has.
+namespace {
+constexpr int W = 4;
+}
+#include "select.h"
+
+const tuili::Kernels tuili::portable_kernels = {pack_strip<Single>, attend<Single>, pack_gate<Single>, pack_spans,
+                                                select<Single>};

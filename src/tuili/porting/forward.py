@@ -1,0 +1,201 @@
+"""What a ported attention layer computes between its projections, and how much it read.
+
+Rows of a padded batch run one by one without their padding, so that each reads the same keys as it does alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from tuili.attention.cache import GatePool
+from tuili.attention.gate import Gate
+from tuili.attention.kernels import gated_attention
+from tuili.attention.select import Budget
+from tuili.porting.dense import dense_attention, take
+from tuili.porting.layers import Dense, Entry, Sparse
+from tuili.porting.pool import recall, take_note
+
+
+@dataclass(slots=True)
+class Tally:
+    """What a layer did since it was ported, padding left out.
+
+    Attributes:
+        num_tokens: query tokens.
+        num_dense_tokens: those of them that read every key up to theirs by the dense path.
+        num_keys: keys read, summed over the tokens; groups that differ are averaged.
+    """
+
+    num_tokens: int = 0
+    num_dense_tokens: int = 0
+    num_keys: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What `unport` needs: the model's own attention implementation and the hook to remove."""
+
+    implementation: str
+    hook: RemovableHandle
+
+
+class PortedLayer(nn.Module):
+    """An attention layer's way to read its context.
+
+    It hangs in the attention module as a submodule, so that it moves and is copied with it.
+
+    Args:
+        entry: the plan of this layer.
+        crossover: tokens of a sparse layer before this one read every key.
+        own_window: the window that the model itself gives to this layer; then the entry has no say.
+        origin: what `unport` restores.
+        gate: the gate of a sparse layer; None: the attention's own score of the mean keys, training-free.
+    """
+
+    def __init__(
+        self, entry: Entry, crossover: int, own_window: int | None, origin: Origin, gate: Gate | None = None
+    ) -> None:
+        super().__init__()
+        self.entry = entry
+        self.crossover = crossover
+        self.own_window = own_window
+        self.origin = origin
+        self.gate = gate
+        self.tally = Tally()
+
+    @property
+    def kind(self) -> str:
+        """What the layer is: "sliding" (the model's own window), "sparse" or "dense"."""
+        if self.own_window is not None:
+            return "sliding"
+        return "sparse" if isinstance(self.entry, Sparse) else "dense"
+
+    def forward(self, module: nn.Module, q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None, scale: float) -> Tensor:
+        """Return the attention of the last T of N tokens: [B, T, H, d].
+
+        Args:
+            module: the attention module.
+            q: queries [B, H, T, d].
+            k: keys [B, G, N, d].
+            v: values [B, G, N, d].
+            valid: [B, N], False where a key is padding; None: no padding. Rows of padding queries are arbitrary.
+            scale: factor of the scores.
+        """
+        note = take_note()
+        if self.own_window is not None or self._is_dense_up_to(k.shape[2]):
+            self._count_batch(q.shape[2], k, valid)
+            return dense_attention(module, q, k, v, scale=scale, valid=valid, window=self.own_window)
+        pools = recall(note, self, k, valid, self.entry.sub if isinstance(self.entry, Sparse) else 1)
+        if valid is None:
+            return self._read(module, q, k, v, scale, pools[0])
+        out_BTHd = q.new_zeros(q.shape[0], q.shape[2], q.shape[1], v.shape[3])
+        for row, valid_N in enumerate(valid):
+            at_n = valid_N.nonzero().flatten()
+            at_t = at_n[at_n >= k.shape[2] - q.shape[2]] - (k.shape[2] - q.shape[2])
+            if len(at_t):
+                one = slice(row, row + 1)
+                inputs = take(q[one], at_t), take(k[one], at_n), take(v[one], at_n)
+                out_BTHd[row, at_t] = self._read(module, *inputs, scale, pools[row])[0]
+        return out_BTHd
+
+    def keys_of_first(self, num_tokens: int) -> int:
+        """Return how many keys the first tokens of a row read together; with a coverage, at most."""
+        entry, n = self.entry, num_tokens
+        if self.own_window is not None:
+            return _capped(n, self.own_window)
+        if isinstance(entry, Dense):
+            if entry.window is None or n <= entry.past:
+                return _triangle(n)
+            cap = entry.window + entry.sink
+            return _triangle(entry.past) + _capped(n, cap) - _capped(entry.past, cap)
+        if n <= self.crossover:
+            return _triangle(n)
+        return _triangle(self.crossover) + _selected(n, entry) - _selected(self.crossover, entry)
+
+    def _is_dense_up_to(self, num_keys: int) -> bool:
+        if isinstance(self.entry, Sparse):
+            return num_keys <= self.crossover
+        return self.entry.window is None or num_keys <= self.entry.past
+
+    def _read(self, module: nn.Module, q: Tensor, k: Tensor, v: Tensor, scale: float, pool: GatePool) -> Tensor:
+        """Return the attention of rows without padding: the first tokens dense, the others by the plan."""
+        num_keys = k.shape[2]
+        first = num_keys - q.shape[2]
+        near = min(max(self._num_near() - first, 0), q.shape[2])
+        self._count(first, num_keys, near, len(k))
+        parts = []
+        if near:
+            end = first + near
+            parts.append(dense_attention(module, q[:, :, :near], k[:, :, :end], v[:, :, :end], scale=scale))
+        if near < q.shape[2]:
+            parts.append(self._read_far(module, q[:, :, near:], k, v, scale, pool))
+        return torch.cat(parts, dim=1)
+
+    def _read_far(self, module: nn.Module, q: Tensor, k: Tensor, v: Tensor, scale: float, pool: GatePool) -> Tensor:
+        entry = self.entry
+        if isinstance(entry, Dense):
+            return dense_attention(module, q, k, v, scale=scale, window=entry.window, sink=entry.sink)
+        budget, gate = entry.budget, self.gate
+        gate_q = _training_free(q, k.shape[1], scale) if gate is None else gate.queries(q)
+        gate_k = pool.grow(k, None if gate is None else gate.k_proj)
+        rule: dict[str, Any] = {"bias": None if gate is None else gate.bias, "scale": scale}
+        if budget.coverage is None:
+            return gated_attention(q, k, v, gate_q, gate_k, budget, **rule).transpose(1, 2)
+        out_BHTd, blocks_BTGK = gated_attention(q, k, v, gate_q, gate_k, budget, **rule, return_blocks=True)
+        self.tally.num_keys -= _spared(blocks_BTGK, k.shape[2], budget)
+        return out_BHTd.transpose(1, 2)
+
+    def _num_near(self) -> int:
+        """Return how many tokens at the beginning of a row read every key."""
+        return self.crossover if isinstance(self.entry, Sparse) else self.entry.past
+
+    def _count_batch(self, num_queries: int, k: Tensor, valid: Tensor | None) -> None:
+        num_keys = k.shape[2]
+        is_dense = self.own_window is None
+        if valid is None:
+            self._count(num_keys - num_queries, num_keys, num_queries * is_dense, len(k))
+            return
+        before_B = valid[:, : num_keys - num_queries].sum(1).tolist()
+        for before, after in zip(before_B, valid.sum(1).tolist(), strict=True):
+            self._count(before, after, (after - before) * is_dense)
+
+    def _count(self, first: int, end: int, num_dense: int, num_rows: int = 1) -> None:
+        self.tally.num_tokens += num_rows * (end - first)
+        self.tally.num_dense_tokens += num_rows * num_dense
+        self.tally.num_keys += num_rows * (self.keys_of_first(end) - self.keys_of_first(first))
+
+
+def _training_free(q: Tensor, groups: int, scale: float) -> Tensor:
+    """Return the queries themselves as gate queries [B, T, G, R, d], what `Gate.training_free` projects to."""
+    return (q * scale).unflatten(1, (groups, -1)).permute(0, 3, 1, 2, 4)
+
+
+def _triangle(n: int) -> int:
+    return n * (n + 1) // 2
+
+
+def _capped(n: int, cap: int) -> int:
+    """Return how many keys n tokens read if each reads those up to its own, at most the last `cap`."""
+    return _triangle(min(n, cap)) + cap * max(0, n - cap)
+
+
+def _selected(n: int, entry: Sparse) -> int:
+    """Return how many keys n tokens read if each reads at most `keep` blocks, the last one up to its own key."""
+    block, whole = entry.budget.block, entry.budget.keep * entry.budget.block
+    late = max(0, n - whole)
+    return (
+        _triangle(min(n, whole)) + late * (whole - block) + late // block * _triangle(block) + _triangle(late % block)
+    )
+
+
+def _spared(blocks_BTGK: Tensor, num_keys: int, budget: Budget) -> float:
+    """Return how many keys fewer than the budget allows were read; groups are averaged."""
+    batch, num_queries, groups, _ = blocks_BTGK.shape
+    first, end = num_keys - num_queries, num_keys
+    allowed = sum(min(budget.keep, at // budget.block + 1) for at in range(first, end)) * batch
+    return (allowed - int((blocks_BTGK >= 0).sum()) / groups) * budget.block

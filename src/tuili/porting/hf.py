@@ -1,0 +1,323 @@
+"""Dynamic sparse attention in a Hugging Face decoder: `port`, `unport`, `report`.
+
+A ported model is the same object with the same weights; its configuration names tuili's attention, registered with
+the library together with a mask function. Without the latter the library would hand over no mask at all, and padding
+would be lost silently. Ours returns the padding mask [B, N] or None and refuses what that can't express; causality
+and windows are the attention's own.
+
+Covered: decoders whose attention has `q_proj`, `k_proj`, `v_proj` and goes through the library's interface: Llama,
+Qwen2, Qwen3, Mistral, Gemma, Gemma 2 without softcapping, Gemma 3 text, and what is built like them. Not covered:
+static caches, packed sequences, attention weights as output, attention dropout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.masking_utils import causal_mask_function
+
+from tuili.attention import kernels
+from tuili.attention.gate import Gate
+from tuili.errors import InputError, UsageError
+from tuili.porting.forward import Origin, PortedLayer
+from tuili.porting.layers import Entry, LayerPlan, Sparse, sandwich
+from tuili.porting.pool import note_cache
+
+NAME = "tuili"
+PARTS = ("layer_idx", "q_proj", "k_proj", "v_proj", "num_key_value_groups")
+LAYER_TYPES = {"full_attention", "sliding_attention"}
+UNSUPPORTED = {
+    "softcap": "it caps the attention's logits",
+    "s_aux": "it has attention sinks",
+    "position_bias": "it adds a bias by position",
+    "cu_seq_lens_q": "the batch holds packed sequences",
+    "cache": "it runs with a paged cache",
+    "output_attentions": "attention weights are asked for, and they are never all computed",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerReport:
+    """What one layer does, and what it did since `port`; counts leave padding out.
+
+    Attributes:
+        index: the layer.
+        kind: "dense", "sparse", or "sliding": a window of the model's own.
+        entry: the layer's plan; None for a sliding layer.
+        num_tokens: query tokens.
+        num_dense_tokens: those of them for which the dense path ran.
+        num_keys: keys read, summed over the tokens.
+    """
+
+    index: int
+    kind: str
+    entry: Entry | None
+    num_tokens: int
+    num_dense_tokens: int
+    num_keys: float
+
+    @property
+    def keys_per_token(self) -> float:
+        """Keys that a query token read on average; 0 before the first forward."""
+        return self.num_keys / self.num_tokens if self.num_tokens else 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What a ported model does.
+
+    Attributes:
+        kernel: which kernel runs, and why not a faster one.
+        crossover: tokens before this one read every key in sparse layers.
+        layers: the layers in order.
+    """
+
+    kernel: str
+    crossover: int
+    layers: tuple[LayerReport, ...]
+
+    def __str__(self) -> str:
+        lines = [f"kernel: {self.kernel}", f"dense up to {self.crossover} tokens", "layer  reads    keys/token  dense"]
+        for each in self.layers:
+            share = each.num_dense_tokens / each.num_tokens if each.num_tokens else 0.0
+            lines.append(f"{each.index:>5}  {each.kind:<7} {each.keys_per_token:>11.1f} {share:>5.0%}")
+        return "\n".join(lines)
+
+
+def port(
+    model: PreTrainedModel, layers: LayerPlan | None = None, *, gates: Mapping[int, Gate] | None = None
+) -> PreTrainedModel:
+    """Give a decoder dynamic sparse attention in place and return it; nothing has to be trained.
+
+    Logits are the same as before (up to rounding) where a token's budget holds all keys up to it.
+
+    Args:
+        model: a decoder, with or without a language model head.
+        layers: how each layer reads its context; by default two dense layers, then sparse ones.
+        gates: distilled gates by layer; a sparse layer without one scores by the attention's own queries and keys.
+
+    Raises:
+        UsageError: the model is ported already or can't be, with the reason, or plan or gates don't fit it.
+    """
+    modules = _attention_modules(model)
+    if any(_ported(module) for module in modules):
+        raise UsageError("the model is ported already; call tuili.unport(model) before another plan")
+    _check_model(model, modules)
+    windows = _own_windows(model.config, len(modules))
+    whole = [index for index, window in enumerate(windows) if window is None]
+    if not whole:
+        raise UsageError(f"every layer of this model reads a window of {windows[0]} keys: there is nothing to port")
+    plan = layers if layers is not None else sandwich(whole)
+    _check_plan(plan, windows)
+    gates = dict(gates or {})
+    for index, gate in gates.items():
+        _check_gate(model.config, index, gate, plan.at(index) if index in whole else None)
+    AttentionInterface.register(NAME, _attention)
+    AttentionMaskInterface.register(NAME, _padding_mask)
+    original = model.config._attn_implementation
+    model.set_attn_implementation(NAME)
+    for index, (module, window) in enumerate(zip(modules, windows, strict=True)):
+        hook = module.register_forward_pre_hook(note_cache, with_kwargs=True)
+        layer = PortedLayer(plan.at(index), plan.crossover, window, Origin(original, hook), gates.get(index))
+        module.add_module(NAME, layer.to(module.q_proj.weight.device).train(module.training))
+    return model
+
+
+def unport(model: PreTrainedModel) -> PreTrainedModel:
+    """Take tuili's attention out of a model, in place; everything is as it was before `port`.
+
+    Raises:
+        UsageError: the model is not ported.
+    """
+    ported = _ported_layers(model)
+    for module, layer in ported:
+        layer.origin.hook.remove()
+        delattr(module, NAME)
+    model.set_attn_implementation(ported[0][1].origin.implementation)
+    return model
+
+
+def report(model: PreTrainedModel) -> Report:
+    """Return what a ported model's layers do, and what they read since `port`.
+
+    Raises:
+        UsageError: the model is not ported.
+    """
+    layers = [layer for _, layer in _ported_layers(model)]
+    return Report(
+        kernel=kernels.available(),
+        crossover=layers[0].crossover,
+        layers=tuple(
+            LayerReport(
+                index=index,
+                kind=layer.kind,
+                entry=None if layer.kind == "sliding" else layer.entry,
+                num_tokens=layer.tally.num_tokens,
+                num_dense_tokens=layer.tally.num_dense_tokens,
+                num_keys=layer.tally.num_keys,
+            )
+            for index, layer in enumerate(layers)
+        ),
+    )
+
+
+def _attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Return the attention [B, T, H, d] and no weights; the form that the library's interface asks for."""
+    layer = _ported(module)
+    if layer is None:
+        raise UsageError(
+            "this attention layer is not ported, but its configuration is: two models share one configuration object; "
+            "give each its own, copy.deepcopy(config)"
+        )
+    for name, reason in UNSUPPORTED.items():
+        if kwargs.get(name) not in (None, False):
+            raise InputError(f"a ported model can't run this: {reason} ({name}); call tuili.unport(model) for it")
+    if dropout:
+        raise InputError(f"a ported model has no attention dropout, {dropout} is asked for; set attention_dropout to 0")
+    if attention_mask is not None and attention_mask.ndim != 2:
+        raise InputError(
+            f"a ported model can't read an attention mask of shape {list(attention_mask.shape)}; "
+            "give the padding mask [batch, keys], or call tuili.unport(model)"
+        )
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    return layer(module, query, key, value, attention_mask, scale), None
+
+
+def _padding_mask(  # noqa: PLR0913
+    batch_size: int,
+    q_length: int,
+    kv_length: int,
+    q_offset: int | Tensor = 0,
+    kv_offset: int = 0,
+    mask_function: Any = causal_mask_function,
+    attention_mask: Tensor | None = None,
+    local_size: int | None = None,
+    allow_is_causal_skip: bool = True,
+    **kwargs: Any,
+) -> Tensor | None:
+    """Return the padding mask of the keys [B, N], or None without padding; the form of the library's interface.
+
+    Raises:
+        InputError: the mask is more than causality, the model's window and padding, or keys are not yet written.
+    """
+    is_plain = mask_function is causal_mask_function or local_size is not None
+    if not is_plain or not allow_is_causal_skip:
+        raise InputError(
+            "a ported model can only mask padding, and this call masks more (packed sequences, which position_ids "
+            "that start anew look like; images; a mask function); give an attention_mask, or call tuili.unport(model)"
+        )
+    num_keys = kv_offset + kv_length
+    if int(q_offset) + q_length != num_keys:
+        raise InputError(
+            f"the call ends with token {int(q_offset) + q_length}, the attention mask or the cache with {num_keys}: "
+            "give a mask of all tokens and the default cache; a ported model has no static ones"
+        )
+    if attention_mask is None:
+        return None
+    if attention_mask.shape != (batch_size, num_keys):
+        raise InputError(
+            f"the attention mask has the shape {list(attention_mask.shape)}, the batch has {batch_size} rows and "
+            f"{num_keys} tokens with those of the cache; give a mask of all of them"
+        )
+    valid_BN = attention_mask[:, kv_offset:]
+    return None if bool(valid_BN.all()) else valid_BN
+
+
+def _ported(module: nn.Module) -> PortedLayer | None:
+    layer = getattr(module, NAME, None)
+    return layer if isinstance(layer, PortedLayer) else None
+
+
+def _attention_modules(model: PreTrainedModel) -> list[Any]:
+    """Return the attention modules of a model in the order of its layers.
+
+    Raises:
+        UsageError: this is no model of the library.
+    """
+    if not isinstance(model, PreTrainedModel):
+        raise UsageError(
+            f"a {type(model).__name__} can't be ported, a transformers model is needed; "
+            "of a wrapper give what is inside, such as model.get_base_model()"
+        )
+    found: list[Any] = [module for module in model.modules() if all(hasattr(module, part) for part in PARTS)]
+    return sorted(found, key=lambda module: module.layer_idx)
+
+
+def _ported_layers(model: PreTrainedModel) -> list[tuple[nn.Module, PortedLayer]]:
+    modules = _attention_modules(model)
+    layers = [(module, layer) for module in modules if (layer := _ported(module)) is not None]
+    if not layers:
+        raise UsageError("the model is not ported; call tuili.port(model) first")
+    return layers
+
+
+def _check_model(model: PreTrainedModel, modules: list[Any]) -> None:
+    """Raise a UsageError with the reason if the model can't be ported."""
+    config = model.config
+    types = set(getattr(config, "layer_types", None) or ()) - LAYER_TYPES
+    num_layers = getattr(config, "num_hidden_layers", 0)
+    reasons = {
+        "it has an encoder": config.is_encoder_decoder,
+        "it is no decoder alone; port its text decoder": config.get_text_config(decoder=True) is not config,
+        "its attention does not go through the library's interface": not model._supports_attention_backend,
+        f"it has layers of the type {', '.join(sorted(types))}": types,
+        "it reads in chunks": getattr(config, "attention_chunk_size", None),
+        "it caps the attention's logits (attn_logit_softcapping)": getattr(config, "attn_logit_softcapping", None),
+        "it has attention sinks": any(getattr(module, "sinks", None) is not None for module in modules),
+        "its attention is not causal": any(not getattr(module, "is_causal", True) for module in modules)
+        or not getattr(config, "is_causal", True),
+        "it is set to return attention weights": config.output_attentions,
+        f"{len(modules)} of its {num_layers} layers have an attention that tuili knows": [
+            module.layer_idx for module in modules
+        ]
+        != list(range(num_layers)),
+    }
+    for reason, applies in reasons.items():
+        if applies:
+            raise UsageError(f"a {config.model_type} model like this can't be ported: {reason}")
+
+
+def _own_windows(config: Any, num_layers: int) -> list[int | None]:
+    """Return the sliding window that the model itself gives to each layer."""
+    window = getattr(config, "sliding_window", None)
+    types = getattr(config, "layer_types", None) or ["sliding_attention"] * num_layers
+    return [window if each == "sliding_attention" else None for each in types]
+
+
+def _check_plan(plan: LayerPlan, windows: list[int | None]) -> None:
+    if not isinstance(plan, LayerPlan):
+        raise UsageError(f"layers must be a LayerPlan, not {plan!r}")
+    for index in plan.layers:
+        if index >= len(windows):
+            raise UsageError(f"the plan names layer {index}, the model's last one is {len(windows) - 1}")
+        if windows[index] is not None:
+            raise UsageError(
+                f"the plan names layer {index}, which reads a window of {windows[index]} keys in this model and keeps "
+                "it; leave it out"
+            )
+
+
+def _check_gate(config: Any, index: int, gate: Gate, entry: Entry | None) -> None:
+    if not isinstance(entry, Sparse):
+        raise UsageError(f"there is a gate for layer {index}, which is no sparse layer of the plan")
+    heads, groups = config.num_attention_heads, config.num_key_value_heads
+    wanted = (heads, groups, getattr(config, "head_dim", None) or config.hidden_size // heads, entry.sub)
+    found = (gate.shape.heads, gate.shape.groups, gate.shape.head_dim, gate.shape.sub)
+    if found != wanted:
+        raise UsageError(
+            f"the gate of layer {index} is for (heads, groups, head dim, keys per gate key) {found}, "
+            f"model and plan have {wanted}"
+        )

@@ -1,0 +1,189 @@
+"""The layer plan: how each layer of a ported decoder reads its context.
+
+A plan speaks of tokens by their place in the row, padding left out, so that a row reads the same keys alone, in a
+batch, in one go or in chunks. It names no model: what fits a model is checked when it is ported.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tuili.attention.select import Budget
+from tuili.errors import InputError, UsageError
+
+DENSE_UP_TO = 2048
+"""Default crossover: with 1,024 kept keys SDPA is as fast up to about this length."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dense:
+    """A layer that reads every key, or past a stated length the first keys and a window of the last.
+
+    Attributes:
+        window: keys a late token reads, itself included; None: every key.
+        past: the first token that reads the window; tokens before it read every key. Only with a window.
+        sink: first keys of the row that a late token reads besides its window. Only with a window.
+
+    Raises:
+        UsageError: a value is out of its bounds or has no effect.
+    """
+
+    window: int | None = None
+    past: int = 0
+    sink: int = 0
+
+    def __post_init__(self) -> None:
+        _check_int("past", self.past, least=0)
+        _check_int("sink", self.sink, least=0)
+        if self.window is not None:
+            _check_int("window", self.window, least=1)
+        elif self.past or self.sink:
+            raise UsageError(f"past={self.past} and sink={self.sink} have no effect without a window; give one")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sparse:
+    """A layer that reads the blocks its gate selects.
+
+    Attributes:
+        budget: how many keys a token may read, and how they are found.
+        sub: keys per gate key; must divide the block. Smaller ones find more and cost more.
+
+    Raises:
+        UsageError: a value is out of its bounds.
+    """
+
+    budget: Budget = field(default_factory=Budget)
+    sub: int = 2
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.budget, Budget):
+            raise UsageError(f"a sparse layer's budget must be a Budget, not {self.budget!r}")
+        _check_int("sub", self.sub, least=1)
+        if self.budget.block % self.sub:
+            raise UsageError(f"sub must divide the block of {self.budget.block} keys, {self.sub} does not")
+
+
+Entry = Dense | Sparse
+KINDS: dict[str, type[Entry]] = {"dense": Dense, "sparse": Sparse}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerPlan:
+    """How the layers of a decoder read their context.
+
+    Attributes:
+        default: what holds for the layers that are not named.
+        layers: what holds for single layers, by index from 0.
+        crossover: tokens of a sparse layer before this one read every key: there the dense path is as fast.
+
+    Raises:
+        UsageError: an index, an entry or the crossover is wrong.
+    """
+
+    default: Entry = field(default_factory=Sparse)
+    layers: Mapping[int, Entry] = field(default_factory=dict)
+    crossover: int = DENSE_UP_TO
+
+    def __post_init__(self) -> None:
+        _check_int("crossover", self.crossover, least=0)
+        if not isinstance(self.layers, Mapping):
+            raise UsageError(f"layers must map indices to Dense or Sparse, not be {self.layers!r}")
+        for index, entry in (("default", self.default), *self.layers.items()):
+            if index != "default":
+                _check_int("a layer's index", index, least=0)
+            if not isinstance(entry, (Dense, Sparse)):
+                raise UsageError(f"layer {index} must be Dense or Sparse, not {entry!r}")
+        object.__setattr__(self, "layers", dict(sorted(self.layers.items())))
+
+    def at(self, index: int) -> Entry:
+        """Return what holds for a layer."""
+        return self.layers.get(index, self.default)
+
+    def to_json(self) -> str:
+        """Return the plan as JSON, as `from_json` reads it."""
+        return json.dumps(self.to_dict(), indent=2) + "\n"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plan as JSON holds it."""
+        return {
+            "crossover": self.crossover,
+            "default": _entry_to_dict(self.default),
+            "layers": {str(index): _entry_to_dict(entry) for index, entry in self.layers.items()},
+        }
+
+    @classmethod
+    def from_json(cls, text: str) -> LayerPlan:
+        """Return the plan written by `to_json`.
+
+        Raises:
+            InputError: this is no JSON object, a key is unknown or missing, or a value has the wrong type.
+            UsageError: a value is out of its bounds.
+        """
+        try:
+            plan = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"a layer plan must be JSON: {error}") from error
+        _check_keys(plan, {"crossover", "default", "layers"}, "a layer plan")
+        if not isinstance(plan["layers"], dict):
+            raise InputError(f"'layers' of a layer plan must be an object, not {plan['layers']!r}")
+        return cls(
+            crossover=plan["crossover"],
+            default=_entry_from_dict(plan["default"], "'default'"),
+            layers={_index(key): _entry_from_dict(value, f"layer {key}") for key, value in plan["layers"].items()},
+        )
+
+
+def sandwich(layers: Sequence[int], *, bottom: int = 2) -> LayerPlan:
+    """Return the default plan for the layers that read the whole context.
+
+    The first `bottom` of them are dense, linear past 8,192 tokens, the others sparse; at least one is.
+    """
+    wide = Dense(window=4096, past=8192, sink=16)
+    return LayerPlan(layers=dict.fromkeys(layers[: min(bottom, len(layers) - 1)], wide))
+
+
+def _entry_to_dict(entry: Entry) -> dict[str, Any]:
+    kind = next(name for name, each in KINDS.items() if isinstance(entry, each))
+    return {"kind": kind, **dataclasses.asdict(entry)}
+
+
+def _entry_from_dict(value: Any, place: str) -> Entry:
+    kind = value.get("kind") if isinstance(value, dict) else None
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise InputError(f"{place} of a layer plan needs a 'kind' of {', '.join(KINDS)}, not {value!r}")
+    fields = {each.name for each in dataclasses.fields(KINDS[kind])}
+    _check_keys(value, {"kind", *fields}, place)
+    values = {name: value[name] for name in fields}
+    if kind == "sparse":
+        _check_keys(values["budget"], {each.name for each in dataclasses.fields(Budget)}, f"the budget of {place}")
+        values["budget"] = _build(Budget, values["budget"], f"the budget of {place}")
+    return _build(KINDS[kind], values, place)
+
+
+def _build(kind: type, values: dict[str, Any], place: str) -> Any:
+    try:
+        return kind(**values)
+    except TypeError as error:
+        raise InputError(f"{place} of a layer plan holds a value of a wrong type: {error}") from error
+
+
+def _check_keys(value: Any, wanted: set[str], place: str) -> None:
+    if not isinstance(value, dict) or set(value) != wanted:
+        found = sorted(value) if isinstance(value, dict) else repr(value)
+        raise InputError(f"{place} must be an object with exactly the keys {sorted(wanted)}, not {found}")
+
+
+def _index(key: str) -> int:
+    if not (key.isascii() and key.isdigit() and str(int(key)) == key):
+        raise InputError(f"{key!r} is no layer index; indices count from 0")
+    return int(key)
+
+
+def _check_int(name: str, value: Any, *, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise UsageError(f"{name} must be an integer of at least {least}, not {value!r}")
