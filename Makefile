@@ -16,11 +16,11 @@ $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "tuili needs Python 3.11 or newer")'
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/.installed: pyproject.toml setup.py constraints.txt $(wildcard src/tuili/attention/csrc/*) | $(BIN)/python
 	$(PIP) install --constraint constraints.txt --editable '.[all]'
 	@touch $@
 
-$(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/.installed-dev: pyproject.toml setup.py constraints.txt $(wildcard src/tuili/attention/csrc/*) | $(BIN)/python
 	$(PIP) install --constraint constraints.txt --editable '.[all,dev]'
 	@touch $@
 

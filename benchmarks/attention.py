@@ -99,20 +99,19 @@ def _quartiles(values: Sequence[float]) -> float | None:
 def _attention(lengths: Sequence[int], options: Options) -> Iterator[Result]:
     import torch
 
-    from tuili.attention.gate import Gate, GateShape
+    from tuili.attention.gate import Gate
     from tuili.attention.kernels import gated_attention
-    from tuili.attention.select import Budget
+    from tuili.porting.layers import Sparse
 
-    budget = Budget()
-    shape = GateShape(heads=HEADS, groups=GROUPS, head_dim=HEAD_DIM, queries=1, width=32, sub=2)
+    entry = Sparse()
+    budget, gate = entry.budget, Gate.training_free(HEADS, GROUPS, HEAD_DIM, entry.sub)
     for dtype in DTYPES:
         for length in lengths:
             if not options.wants(f"attention.{length}k.{dtype}"):
                 continue
-            q, k, v, gate = _inputs(length * 1024, shape, dtype)
-            assert isinstance(gate, Gate)
+            q, k, v = _inputs(length * 1024, dtype)
 
-            def sparse(q: Any = q, k: Any = k, v: Any = v, gate: Any = gate) -> Any:
+            def sparse(q: Any = q, k: Any = k, v: Any = v) -> Any:
                 return gated_attention(q, k, v, gate.queries(q), gate.keys(k), budget)
 
             def dense(q: Any = q, k: Any = k, v: Any = v) -> Any:
@@ -125,11 +124,9 @@ def _attention(lengths: Sequence[int], options: Options) -> Iterator[Result]:
             yield from speedup(f"attention.{length}k.{dtype}", found, ATTENTION_TARGETS.get(length), "SDPA", ceiling)
 
 
-def _inputs(num_keys: int, shape: Any, dtype: str) -> tuple[Any, Any, Any, Any]:
-    """Return q, k, v whose neighbours are alike, as a text's are, and a gate in their dtype."""
+def _inputs(num_keys: int, dtype: str) -> tuple[Any, Any, Any]:
+    """Return q, k, v whose neighbours are alike, as a text's are."""
     import torch
-
-    from tuili.attention.gate import Gate
 
     generator = torch.Generator().manual_seed(num_keys)
     to = torch.float32 if dtype == "fp32" else torch.bfloat16
@@ -138,8 +135,7 @@ def _inputs(num_keys: int, shape: Any, dtype: str) -> tuple[Any, Any, Any, Any]:
         steps = torch.randn(1, heads, num_keys, HEAD_DIM, generator=generator)
         return (0.8 * steps + steps.roll(1, 2) + steps.roll(2, 2)).to(to)
 
-    torch.manual_seed(num_keys)
-    return draw(HEADS), draw(GROUPS), draw(GROUPS), Gate.low_rank(shape)
+    return draw(HEADS), draw(GROUPS), draw(GROUPS)
 
 
 # -- whole prefill -------------------------------------------------------------------------------

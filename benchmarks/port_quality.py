@@ -131,9 +131,9 @@ def _selecting(model: Any, select: Select) -> Iterator[None]:
     from transformers import AttentionInterface, AttentionMaskInterface
 
     from tuili.attention.kernels import sparse_attention
-    from tuili.attention.select import Budget
+    from tuili.porting.layers import Sparse
 
-    budget = Budget()
+    budget = Sparse().budget
 
     def attention(module: Any, q: Any, k: Any, v: Any, mask: Any, scaling: float, **_: Any) -> tuple[Any, None]:
         if module.layer_idx < NUM_BOTTOM:

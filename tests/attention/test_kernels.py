@@ -19,10 +19,12 @@ LENGTHS = [1, 15, 16, 17, 31, 64, 65, 1000, 2000]
 HEADS = [(1, 1), (3, 3), (1, 8), (8, 1), (2, 5), (1, 7)]
 
 
-@pytest.fixture(params=PATHS)
+@pytest.fixture(params=["gathered", *PATHS])
 def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Each way in which a call may run on this machine."""
-    monkeypatch.setenv(native.VARIABLE, request.param)
+    """Each way in which a call may run on this machine; the twin both dense and gathered."""
+    if request.param == "gathered":
+        monkeypatch.setattr(twin, "DENSE_FACTOR", 0)
+    monkeypatch.setenv(native.VARIABLE, "torch" if request.param == "gathered" else request.param)
     return request.param
 
 
@@ -164,7 +166,7 @@ class TestSparseAttention:
             two = kernels.sparse_attention(q, k, v, blocks, block=16)
         finally:
             torch.set_num_threads(before)
-        assert path == "torch" or torch.equal(one, two)
+        assert path in ("torch", "gathered") or torch.equal(one, two)
         torch.testing.assert_close(one, two)
 
     def test_float64_runs_too(self, path: str) -> None:
@@ -174,17 +176,21 @@ class TestSparseAttention:
 
 
 class TestGradients:
-    def test_of_queries_keys_and_values(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.mark.parametrize("factor", [0, 16])
+    def test_of_queries_keys_and_values(self, monkeypatch: pytest.MonkeyPatch, factor: int) -> None:
         q, k, v = (x.double().requires_grad_() for x in inputs(11, 2, 2, 2, batch=2, num_queries=5))
         blocks, start = random_blocks(q, k, 2, 4), torch.tensor([0, 8])
-        monkeypatch.setattr(twin, "GATHERED_ELEMENTS", 200)
+        monkeypatch.setattr(twin, "PIECE_ELEMENTS", 200)
+        monkeypatch.setattr(twin, "DENSE_FACTOR", factor)
 
         def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             return kernels.sparse_attention(q, k, v, blocks, block=4, start=start)
 
         assert torch.autograd.gradcheck(attend, (q, k, v))
 
-    def test_of_the_gate(self) -> None:
+    @pytest.mark.parametrize("factor", [0, 16])
+    def test_of_the_gate(self, monkeypatch: pytest.MonkeyPatch, factor: int) -> None:
+        monkeypatch.setattr(twin, "DENSE_FACTOR", factor)
         q, k, v = (x.double() for x in inputs(60, 2, 2, 4, batch=1, num_queries=10))
         gate_q, gate_k = (x.requires_grad_() for x in gate(q, k, width=6, sub=2))
         bias = torch.randn(2, requires_grad=True)
@@ -194,7 +200,9 @@ class TestGradients:
         out.pow(2).sum().backward()
         assert all(x.grad is not None and x.grad.abs().sum() > 0 for x in (gate_q, gate_k, bias))
 
-    def test_the_same_as_dense_attention_under_a_mask(self) -> None:
+    @pytest.mark.parametrize("factor", [0, 16])
+    def test_the_same_as_dense_attention_under_a_mask(self, monkeypatch: pytest.MonkeyPatch, factor: int) -> None:
+        monkeypatch.setattr(twin, "DENSE_FACTOR", factor)
         q, k, v = (x.requires_grad_() for x in inputs(130, 2, 3, 16))
         blocks, weight = random_blocks(q, k, 4, 16), torch.randn(2, 6, 130, 16)
         found = torch.autograd.grad((kernels.sparse_attention(q, k, v, blocks, block=16) * weight).sum(), (q, k, v))

@@ -267,7 +267,7 @@ class TestCache:
 
 class TestGates:
     def gates(self, decoder, **changes):
-        sizes = {"heads": 6, "groups": 2, "head_dim": 16, "sub": 2, **changes}
+        sizes = {"heads": 6, "groups": 2, "head_dim": 16, "sub": 1, **changes}
         return {index: Gate.training_free(**sizes, scale=decoder.model.layers[0].self_attn.scaling) for index in (1, 2)}
 
     def test_no_gate_is_the_training_free_gate(self, make_decoder, tokens):
@@ -290,7 +290,7 @@ class TestGates:
     @pytest.mark.parametrize(
         ("plan", "changes", "message"),
         [
-            (SMALL, {"sub": 8}, r"layer 1 is for .* \(6, 2, 16, 8\), model and plan have \(6, 2, 16, 2\)"),
+            (SMALL, {"sub": 8}, r"layer 1 is for .* \(6, 2, 16, 8\), model and plan have \(6, 2, 16, 1\)"),
             (SMALL, {"heads": 4}, "layer 1 is for"),
             (LayerPlan(layers={1: Dense()}), {}, "gate for layer 1, which is no sparse layer"),
         ],
