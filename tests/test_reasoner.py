@@ -1,3 +1,4 @@
+import inspect
 import shutil
 import threading
 
@@ -101,7 +102,12 @@ def built_in(models, python_base, formulas_base, hpo_base):
     return reasoner
 
 
-SHUTIL = {f"shutil.{name}" for name in ("copy", "copy2", "copyfile", "copymode", "copystat")}
+SHUTIL = {
+    f"shutil.{name}"
+    for name in shutil.__all__
+    if inspect.isfunction(function := getattr(shutil, name))
+    and "follow_symlinks" in inspect.signature(function).parameters
+}
 LDS_AND_MARFAN = {"Aortic root aneurysm", "Retrognathia", "Strabismus", "Joint hypermobility"}
 
 

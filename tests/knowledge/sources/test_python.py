@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import pathlib
 import shutil
 import sys
 from collections.abc import Iterable, Mapping
@@ -207,7 +208,7 @@ COMPARED = [
     "shutil.rmtree", "open", "sorted", "print", "sum", "functools.lru_cache", "functools.wraps",
     "subprocess.Popen.communicate", "pathlib.Path.read_text", "pathlib.Path.mkdir", "os.path.join",
     "os.makedirs", "os.walk", "asyncio.wait_for", "asyncio.gather", "logging.Formatter",
-    "logging.basicConfig", "argparse.ArgumentParser", "re.sub", "re.compile", "hashlib.sha256",
+    "logging.basicConfig", "argparse.ArgumentParser", "re.fullmatch", "re.compile", "hashlib.sha256",
     "math.sqrt", "math.isclose", "itertools.accumulate", "heapq.heappush", "decimal.Decimal",
     "concurrent.futures.ThreadPoolExecutor", "str.split", "str.encode", "int.to_bytes", "list.sort",
     "dict.get", "json.JSONEncoder", "ast.parse",
@@ -267,7 +268,7 @@ def test_functions_that_take_follow_symlinks(std: Base) -> None:
         if inspect.isfunction(function := getattr(shutil, name))
         and "follow_symlinks" in inspect.signature(function).parameters
     }
-    assert takers == expected == {f"shutil.copy{end}" for end in ("", "2", "file", "mode", "stat")}
+    assert takers == expected >= {f"shutil.copy{end}" for end in ("", "2", "file", "mode", "stat")}
 
 
 def test_defaults_and_descriptions(std: Base) -> None:
@@ -323,7 +324,11 @@ def test_overloads_and_variadics_are_united(std: Base) -> None:
 
 def test_positions_count_without_self(std: Base) -> None:
     nodes = std.parameters("pathlib.Path.read_text")
-    assert [(name, node.data["position"]) for name, node in nodes.items()] == [("encoding", 1), ("errors", 2)]
+    _, *names = inspect.signature(pathlib.Path.read_text).parameters
+    assert names[:2] == ["encoding", "errors"]
+    assert [(name, node.data["position"]) for name, node in nodes.items()] == [
+        (name, place) for place, name in enumerate(names, 1)
+    ]
 
 
 def test_base_classes_reach_the_top(std: Base) -> None:
