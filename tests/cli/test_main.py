@@ -29,6 +29,8 @@ def test_public_names_are_these_and_each_can_be_imported():
         "TuiliError",
         "UsageError",
         "__version__",
+        "port",
+        "unport",
     ]
     assert all(getattr(package, name) is not None for name in package.__all__)
     assert set(package.__all__) == set(dir(package))
