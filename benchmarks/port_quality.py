@@ -10,7 +10,6 @@ import json
 import math
 import sysconfig
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,7 @@ Select = Callable[[Any, Any, Any, float], Any]
 
 def measure(options: Options) -> Iterator[Result]:
     """Yield every result that is asked for."""
-    model, tokenizer = _model()
+    model, tokenizer = decoder()
     found = texts(options)
     if not found:
         say("no text to read: give --data or --test")
@@ -113,6 +112,7 @@ def losses(model: Any, ids: Any) -> np.ndarray:
 
 def _losses_with(model: Any, ids: Any, method: str) -> np.ndarray:
     import tuili
+    from tuili.porting.swap import attention_swapped
 
     if method == "tuili":
         tuili.port(model)
@@ -120,15 +120,13 @@ def _losses_with(model: Any, ids: Any, method: str) -> np.ndarray:
             return losses(model, ids)
         finally:
             tuili.unport(model)
-    with _selecting(model, SELECTIONS[method]):
+    with attention_swapped(model, NAME, _selecting(SELECTIONS[method])):
         return losses(model, ids)
 
 
-@contextmanager
-def _selecting(model: Any, select: Select) -> Iterator[None]:
-    """Have the layers above the dense ones read the blocks that `select` returns."""
+def _selecting(select: Select) -> Callable[..., tuple[Any, None]]:
+    """Return an attention whose layers above the dense ones read the blocks that `select` returns."""
     import torch
-    from transformers import AttentionInterface, AttentionMaskInterface
 
     from tuili.attention.kernels import sparse_attention
     from tuili.porting.layers import Sparse
@@ -144,14 +142,7 @@ def _selecting(model: Any, select: Select) -> Iterator[None]:
             out = sparse_attention(q, k, v, select(q, k, budget, scaling), block=budget.block, scale=scaling)
         return out.transpose(1, 2).contiguous(), None
 
-    AttentionInterface.register(NAME, attention)
-    AttentionMaskInterface.register(NAME, lambda *args, **kwargs: None)
-    original = model.config._attn_implementation
-    model.set_attn_implementation(NAME)
-    try:
-        yield
-    finally:
-        model.set_attn_implementation(original)
+    return attention
 
 
 # -- what the peers select -----------------------------------------------------------------------
@@ -237,7 +228,8 @@ def _best(q: Any, k: Any, budget: Any, score: Callable[..., Any], is_placed: boo
     return kept
 
 
-def _model() -> tuple[Any, Any]:
+def decoder() -> tuple[Any, Any]:
+    """Return SmolLM2-135M and its tokenizer."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

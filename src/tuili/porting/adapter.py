@@ -7,7 +7,6 @@ model. The fingerprint is the same for float32 and bfloat16 weights.
 from __future__ import annotations
 
 import hashlib
-from importlib.resources import as_file, files
 from pathlib import Path
 
 import torch
@@ -15,9 +14,6 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from tuili.attention.gate import GateFile, load_gates, save_gates
-from tuili.files import read_safetensors_header
-
-SHIPPED = ("smollm2-135m.safetensors",)
 
 
 def fingerprint(model: PreTrainedModel) -> str:
@@ -35,19 +31,6 @@ def fingerprint(model: PreTrainedModel) -> str:
     return digest.hexdigest()
 
 
-def shipped(model: PreTrainedModel) -> GateFile | None:
-    """Return the gates that come with tuili for this very model, or None."""
-    wanted = fingerprint(model)
-    for name in SHIPPED:
-        resource = files("tuili.porting").joinpath("data", name)
-        if not resource.is_file():
-            continue
-        with as_file(resource) as path:
-            if _made_for(path) == wanted:
-                return load_gates(path, wanted)
-    return None
-
-
 def load(path: Path, model: PreTrainedModel) -> GateFile:
     """Return the gates in a file.
 
@@ -60,11 +43,3 @@ def load(path: Path, model: PreTrainedModel) -> GateFile:
 def save(path: Path, gates: GateFile) -> None:
     """Write gates in half precision."""
     save_gates(path, gates, torch.float16)
-
-
-def _made_for(path: Path) -> str:
-    from safetensors import safe_open
-
-    read_safetensors_header(path)
-    with safe_open(path, "pt") as opened:
-        return (opened.metadata() or {}).get("base_sha256", "")

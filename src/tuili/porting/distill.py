@@ -12,21 +12,21 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers import PreTrainedModel
 
 from tuili.attention.gate import Gate, GateShape
 from tuili.attention.select import Budget, select_at
 from tuili.attention.target import Recall, Target, attention_target, distillation_loss, recall, sample_positions
 from tuili.errors import InputError, ModelFileError, UsageError
 from tuili.files import atomic_path, read_safetensors_header
+from tuili.porting.swap import Attention, attention_swapped
 
 NAME = "tuili-distill"
 FORMAT = "tuili-distill-1"
@@ -121,7 +121,7 @@ class Distiller:
             InputError: a text is too short to learn from.
         """
         self._total = total
-        with _attention_of(self.model, self._learn):
+        with attention_swapped(self.model, NAME, _teaching(self._learn)):
             while self.index < total:
                 self._losses, self._recalls = [], []
                 ids = texts(self.index).to(self.model.device)
@@ -281,9 +281,8 @@ def _rows(target: Target, rows: Tensor) -> Target:
     )
 
 
-@contextmanager
-def _attention_of(model: PreTrainedModel, learn: Callable[[nn.Module, Tensor, Tensor, float], None]) -> Iterator[None]:
-    """Have a model compute dense attention and show each layer's queries and keys to `learn`."""
+def _teaching(learn: Callable[[nn.Module, Tensor, Tensor, float], None]) -> Attention:
+    """Return dense attention that shows each layer's queries and keys to `learn`."""
 
     def attention(
         module: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scaling: float | None = None, **_: Any
@@ -294,11 +293,4 @@ def _attention_of(model: PreTrainedModel, learn: Callable[[nn.Module, Tensor, Te
         out_BHTd = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=True)
         return out_BHTd.transpose(1, 2).contiguous(), None
 
-    AttentionInterface.register(NAME, attention)
-    AttentionMaskInterface.register(NAME, lambda *args, **kwargs: None)
-    original = model.config._attn_implementation
-    model.set_attn_implementation(NAME)
-    try:
-        yield
-    finally:
-        model.set_attn_implementation(original)
+    return attention

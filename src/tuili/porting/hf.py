@@ -23,7 +23,6 @@ from transformers.masking_utils import causal_mask_function
 from tuili.attention import kernels
 from tuili.attention.gate import Gate
 from tuili.errors import InputError, UsageError
-from tuili.porting.adapter import shipped
 from tuili.porting.forward import Origin, PortedLayer
 from tuili.porting.layers import Entry, LayerPlan, Sparse, sandwich
 from tuili.porting.pool import note_cache
@@ -100,7 +99,6 @@ def port(
         model: a decoder, with or without a language model head.
         layers: how each layer reads its context; by default two dense layers, then sparse ones.
         gates: distilled gates by layer; a sparse layer without one scores by the attention's own queries and keys.
-            With neither plan nor gates, those that come with tuili for this very model are used, if there are any.
 
     Raises:
         UsageError: the model is ported already or can't be, with the reason, or plan or gates don't fit it.
@@ -113,9 +111,6 @@ def port(
     whole = [index for index, window in enumerate(windows) if window is None]
     if not whole:
         raise UsageError(f"every layer of this model reads a window of {windows[0]} keys: there is nothing to port")
-    found = shipped(model) if layers is None and gates is None else None
-    if found is not None:
-        layers, gates = LayerPlan.from_dict(found.plan), found.gates
     plan = layers if layers is not None else sandwich(whole)
     _check_plan(plan, windows)
     gates = dict(gates or {})

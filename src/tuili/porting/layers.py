@@ -16,7 +16,7 @@ from tuili.attention.select import Budget
 from tuili.errors import InputError, UsageError
 
 DENSE_UP_TO = 2048
-"""Default crossover: with this many kept keys SDPA is as fast up to about this length."""
+"""Default crossover in tokens: up to about here SDPA is as fast."""
 
 NUM_KEPT = 80
 """Default blocks a token keeps: without training, the fewest that lose less than 1.2 % (see docs/log.md)."""

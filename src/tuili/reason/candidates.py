@@ -68,12 +68,17 @@ def candidates(question: str, graph: Graph, linker: Linker, weigher: Weigher, ma
             if known is None or one.score > known.score:
                 compiled[one.query] = one
     ranked = sorted(compiled.values(), key=lambda one: -one.score)
-    clauses = [one for one in ranked[NUM_TRIED:] if any(mention.role == Role.TEXT for mention in one.mentions)]
-    tried = [_try(graph, one, weigher, max_nodes) for one in [*ranked[:NUM_TRIED], *clauses[:NUM_TRIED_CLAUSES]]]
-    for one in [one for one in ranked[NUM_TRIED:] if one not in clauses[:NUM_TRIED_CLAUSES]][:NUM_LAST_TRIES]:
-        if any(past.outcome.found for past in tried):
-            break
-        tried.append(_try(graph, one, weigher, max_nodes))
+    first, later = ranked[:NUM_TRIED], ranked[NUM_TRIED:]
+    with_text = [at for at, one in enumerate(later) if any(mention.role == Role.TEXT for mention in one.mentions)]
+    clauses = set(with_text[:NUM_TRIED_CLAUSES])
+    first += [one for at, one in enumerate(later) if at in clauses]
+    last = [one for at, one in enumerate(later) if at not in clauses]
+    tried = [_try(graph, one, weigher, max_nodes) for one in first]
+    if not any(one.outcome.found for one in tried):
+        for one in last[:NUM_LAST_TRIES]:
+            tried.append(_try(graph, one, weigher, max_nodes))
+            if tried[-1].outcome.found:
+                break
     return Candidates(tokens, mentions, sorted(tried, key=lambda one: -one.score))
 
 
