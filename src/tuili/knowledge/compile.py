@@ -281,20 +281,7 @@ class Compiler:
 
     @staticmethod
     def _copy(piece: Piece) -> Piece:
-        return Piece(
-            piece.start,
-            piece.end,
-            piece.kinds,
-            list(piece.members),
-            list(piece.text),
-            piece.label,
-            list(piece.negated),
-            piece.any_of,
-            piece.ordinal,
-            piece.plural,
-            piece.implied,
-            piece.named_kind,
-        )
+        return replace(piece, members=[*piece.members], text=[*piece.text], negated=[*piece.negated])
 
     def _lost_negations(self, reading: Reading) -> tuple[str, ...]:
         """Return the negations that a reading leaves out: what it finds is not what was asked."""

@@ -98,9 +98,8 @@ def cut(graph: Graph, tokens: Sequence[Token], reading: Reading) -> Pieces:
 def _piece(graph: Graph, tokens: Sequence[Token], mention: Mention) -> Piece:
     label = " ".join(token.text for token in tokens[mention.start : mention.end])
     if mention.role == Role.ENTITY:
-        named = Piece(mention.start, mention.end, mention.kinds, [mention], label=label, negated=[False])
-        named.named_kind = mention.noun
-        return named
+        beside = mention.noun
+        return Piece(mention.start, mention.end, mention.kinds, [mention], [], label, [False], named_kind=beside)
     last = tokens[mention.end - 1].text.casefold()
     plural = last.endswith("s") and not last.endswith("ss")
     return Piece(
