@@ -104,7 +104,6 @@ class Gate(nn.Module):
         return cls(shape)._set(torch.eye(head_dim), scale)
 
     @classmethod
-    @torch.no_grad()
     def principal(cls, shape: GateShape, k: Tensor, scale: float | None = None) -> Gate:
         """Return a gate that scores by the attention's own queries and keys, in the keys' strongest directions.
 
@@ -121,23 +120,18 @@ class Gate(nn.Module):
         if shape.width > shape.head_dim:
             raise UsageError(f"there are {shape.head_dim} directions at most, the width is {shape.width}")
         basis_Gde = torch.linalg.svd(k.float(), full_matrices=False).Vh[:, : shape.width].transpose(1, 2)
-        per_group = shape.heads // shape.groups
-        share_RQ = nn.functional.one_hot(torch.arange(per_group) * shape.queries // per_group, shape.queries).float()
-        factor = shape.head_dim**-0.5 if scale is None else scale
-        gate = cls(shape)
-        q_proj = torch.einsum("rq,gde->grdqe", share_RQ / share_RQ.sum(0), basis_Gde * factor)
-        gate.q_proj.copy_(q_proj.flatten(3).flatten(1, 2))
-        gate.k_proj.copy_(basis_Gde)
-        return gate
+        return cls(shape)._set(basis_Gde, scale)
 
     @torch.no_grad()
-    def _set(self, basis_de: Tensor, scale: float | None) -> Gate:
+    def _set(self, basis: Tensor, scale: float | None) -> Gate:
+        """Set the weights from a basis [d, e], or one for each group [G, d, e]."""
         shape, per_group = self.shape, self.shape.heads // self.shape.groups
         share_RQ = nn.functional.one_hot(torch.arange(per_group) * shape.queries // per_group, shape.queries).float()
         factor = shape.head_dim**-0.5 if scale is None else scale
-        q_proj = torch.einsum("rq,de->rdqe", share_RQ / share_RQ.sum(0), basis_de * factor)
-        self.q_proj.copy_(q_proj.flatten(2).flatten(0, 1))
-        self.k_proj.copy_(basis_de)
+        basis_Gde = basis.expand(shape.groups, -1, -1)
+        q_proj = torch.einsum("rq,gde->grdqe", share_RQ / share_RQ.sum(0), basis_Gde * factor)
+        self.q_proj.copy_(q_proj.flatten(3).flatten(1, 2))
+        self.k_proj.copy_(basis_Gde)
         return self
 
     def queries(self, q: Tensor) -> Tensor:

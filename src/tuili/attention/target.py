@@ -5,6 +5,7 @@ Every function works on rows of P sampled queries, so that a row costs O(N) and 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -60,7 +61,6 @@ def sample_positions(num_keys: int, count: int, budget: Budget, generator: torch
     return drawn.sort().values + first
 
 
-@torch.no_grad()
 def attention_target(
     q: Tensor,
     k: Tensor,
@@ -71,7 +71,22 @@ def attention_target(
     start: Tensor | None = None,
     pool: str = "sum",
 ) -> Target:
-    """Return the target of sampled queries.
+    """Return the target of sampled queries by one pool; arguments and errors as for `attention_targets`."""
+    return attention_targets(q, k, positions, budget, scale=scale, start=start, pools=(pool,))[0]
+
+
+@torch.no_grad()
+def attention_targets(
+    q: Tensor,
+    k: Tensor,
+    positions: Tensor,
+    budget: Budget,
+    *,
+    scale: float | None = None,
+    start: Tensor | None = None,
+    pools: Sequence[str] = ("sum",),
+) -> tuple[Target, ...]:
+    """Return the target of sampled queries by each pool; their attention is computed once.
 
     "sum" is what a selection is measured by: all attention that a block gets. "max" is what a gate is better taught
     by: the strongest attention of any head to any of the block's keys (Gao et al. 2024, SeerAttention), for the few
@@ -84,14 +99,14 @@ def attention_target(
         budget: says which blocks are candidates.
         scale: of the attention; None: d ** -0.5.
         start: [B], first valid key of each row; None: 0.
-        pool: "sum" or "max".
+        pools: each "sum" or "max".
 
     Raises:
         InputError: shapes do not fit.
-        UsageError: there is no such `pool`.
+        UsageError: there is no such pool.
     """
-    if pool not in ("sum", "max"):
-        raise UsageError(f"there is no pool {pool!r}; choose sum or max")
+    if unknown := sorted(set(pools) - {"sum", "max"}):
+        raise UsageError(f"there is no pool {unknown[0]!r}; choose sum or max")
     if q.ndim != 4 or k.ndim != 4 or q.shape[1] % k.shape[1] or (q.shape[0], q.shape[3]) != (k.shape[0], k.shape[3]):
         raise InputError(f"queries {list(q.shape)} and keys {list(k.shape)} do not fit each other")
     num_keys, num_blocks = k.shape[2], k.shape[2] // budget.block
@@ -108,12 +123,13 @@ def attention_target(
     attention_BGRPN = scores_BGRPN.softmax(-1)[..., : num_blocks * budget.block]
     keys_BGRPJb = attention_BGRPN.unflatten(4, (num_blocks, -1))
     is_candidate_BP1J = _candidates(positions, start, budget, num_blocks)[:, :, None]
-    blocks_BPGJ = keys_BGRPJb.sum(-1).mean(2).transpose(1, 2) * is_candidate_BP1J
-    share_BPG = blocks_BPGJ.sum(-1)
-    if pool == "max":
-        blocks_BPGJ = keys_BGRPJb.amax(-1).amax(2).transpose(1, 2) * is_candidate_BP1J
-    mass_BPGJ = blocks_BPGJ / blocks_BPGJ.sum(-1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
-    return Target(mass=mass_BPGJ, is_candidate=is_candidate_BP1J, share=share_BPG)
+    pooled = {"sum": keys_BGRPJb.sum(-1).mean(2).transpose(1, 2) * is_candidate_BP1J}
+    share_BPG = pooled["sum"].sum(-1)
+    if "max" in pools:
+        pooled["max"] = keys_BGRPJb.amax((2, 5)).transpose(1, 2) * is_candidate_BP1J
+    return tuple(
+        Target(mass=_normalised(pooled[pool]), is_candidate=is_candidate_BP1J, share=share_BPG) for pool in pools
+    )
 
 
 def distillation_loss(z: Tensor, target: Target, *, by_share: bool = False) -> Tensor:
@@ -180,6 +196,10 @@ def recall(blocks: Tensor, target: Target, budget: Budget) -> Recall:
     kept_BPG = mass.gather(-1, blocks.long().where((blocks >= 0) & (blocks < num_blocks), num_blocks)).sum(-1)
     oracle_BPG = target.mass.gather(-1, _oracle(target, budget)).sum(-1)
     return Recall(kept=float(kept_BPG[chooses_BPG].mean()), oracle=float(oracle_BPG[chooses_BPG].mean()))
+
+
+def _normalised(blocks_BPGJ: Tensor) -> Tensor:
+    return blocks_BPGJ / blocks_BPGJ.sum(-1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
 
 
 def _candidates(positions_P: Tensor, start_B: Tensor, budget: Budget, num_blocks: int) -> Tensor:

@@ -23,7 +23,7 @@ from transformers import PreTrainedModel
 
 from tuili.attention.gate import Gate, GateShape
 from tuili.attention.select import Budget, select_at
-from tuili.attention.target import Recall, Target, attention_target, distillation_loss, recall, sample_positions
+from tuili.attention.target import Recall, Target, attention_targets, distillation_loss, recall, sample_positions
 from tuili.errors import InputError, ModelFileError, UsageError
 from tuili.files import atomic_path, read_safetensors_header
 from tuili.porting.swap import Attention, attention_swapped
@@ -151,10 +151,9 @@ class Distiller:
             group["lr"] = config.lr * 0.5 * (1 + math.cos(math.pi * self.index / self._total))
         positions = sample_positions(k.shape[2], config.samples, config.budget)
         asked = q[:, :, positions]
-        wanted = attention_target(asked, k, positions, config.budget, scale=scale, pool="max")
-        target = attention_target(asked, k, positions, config.budget, scale=scale)
+        wanted, target = attention_targets(asked, k, positions, config.budget, scale=scale, pools=("max", "sum"))
         blocks = select_at(
-            gate.queries(q[:, :, positions]).detach(),
+            gate.queries(asked).detach(),
             gate.keys(k).detach(),
             config.budget,
             positions=positions,
@@ -165,7 +164,7 @@ class Distiller:
         for step in range(config.inner_steps):
             rows = order.roll(-step * config.rows)[: config.rows]
             loss = distillation_loss(
-                gate(q[:, :, positions[rows]], k, config.budget.block), _rows(wanted, rows), by_share=True
+                gate(asked[:, :, rows], k, config.budget.block), _rows(wanted, rows), by_share=True
             )
             optimizer.zero_grad()
             loss.backward()
