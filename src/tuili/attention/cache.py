@@ -1,7 +1,8 @@
-"""Pooled gate keys beside a key-value cache: a step pools only the keys it added.
+"""Gate keys beside a key-value cache, in int8: a step pools only the blocks it closed.
 
-The pool holds no keys of its own. The sub-block that is still open is pooled anew from the cache each time, so that
-growing token by token, in chunks or at once gives the same gate keys.
+The pool holds no keys of its own, and only whole blocks, since no others are ever scored; so growing token by token,
+in chunks or at once gives the same gate keys. With a gate key of the head's width for each key it takes a byte where
+the cache has eight (float32) or four (bfloat16).
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tuili.attention.pooling import new_gate_keys
+from tuili.attention.pooling import GateKeys, gate_keys, quantize
 from tuili.errors import InputError, UsageError
 
 
@@ -19,50 +20,63 @@ class GatePool:
     Memory is taken in doublings, so that n steps cost O(n) in all.
     """
 
-    def __init__(self, sub: int) -> None:
-        """Make an empty pool with one gate key for `sub` keys.
+    def __init__(self, block: int, sub: int) -> None:
+        """Make an empty pool for blocks of `block` keys, with one gate key for `sub` keys.
 
         Raises:
-            UsageError: `sub` is below 1.
+            UsageError: `sub` is below 1 or does not divide the block.
         """
-        if sub < 1:
-            raise UsageError(f"a sub-block of {sub} keys is too small; it must have at least 1")
-        self.sub = sub
-        self.num_keys = 0
-        self._buffer: Tensor | None = None
+        if sub < 1 or block % sub:
+            raise UsageError(f"a sub-block of {sub} keys must have at least 1 and divide the block of {block}")
+        self.block, self.sub = block, sub
+        self.num_blocks = 0
+        self._parts: list[Tensor] = []
 
     @property
     def num_bytes(self) -> int:
         """Memory taken, in bytes."""
-        return 0 if self._buffer is None else self._buffer.untyped_storage().nbytes()
+        return sum(part.untyped_storage().nbytes() for part in self._parts)
 
-    def grow(self, k: Tensor, w_k: Tensor | None = None) -> Tensor:
-        """Return the gate keys [B, ceil(N / sub), G, e] of all cached keys `k` [B, G, N, d].
+    def grow(self, k: Tensor, w_k: Tensor | None = None) -> GateKeys:
+        """Return the gate keys of the whole blocks of all cached keys `k` [B, G, N, d].
 
-        Only the keys that were not pooled before are read, and those of the sub-block that was open. The result is a
-        view that later calls overwrite. No gradient.
+        Only keys of blocks that were not pooled before are read. The result holds views that later calls overwrite.
+        No gradient.
+
+        Args:
+            k: keys, position already applied.
+            w_k: projection [G, d, e]; None: the mean keys themselves.
 
         Raises:
-            InputError: the cache holds fewer keys than were pooled, or has another batch, groups, width or dtype.
+            InputError: the cache holds fewer keys than were pooled, or has another batch, groups or width.
         """
-        begin = self.num_keys // self.sub
+        begin, end = self.num_blocks, k.shape[2] // self.block
+        if end < begin:
+            raise InputError(
+                f"the pool covers {begin * self.block} keys, the key cache {k.shape[2]}; crop the pool too"
+            )
+        per_block = self.block // self.sub
         with torch.no_grad():
-            new_BNGe = new_gate_keys(k, self.num_keys, w_k, self.sub)
-            end = begin + new_BNGe.shape[1]
-            buffer = self._room(new_BNGe, end)
-            buffer[:, begin:end] = new_BNGe
-        self.num_keys = k.shape[2]
-        return buffer[:, :end]
+            fresh = k[:, :, begin * self.block : end * self.block]
+            new = quantize(gate_keys(fresh, w_k, self.sub), per_block, self.sub)
+            fresh_parts = (new.values.unflatten(1, (-1, per_block)), new.scale, new.means, new.mean_scale)
+            olds = self._parts if begin and self._parts else [None] * len(fresh_parts)
+            self._parts = [self._room(old, part, end) for old, part in zip(olds, fresh_parts, strict=True)]
+            for buffer, part in zip(self._parts, fresh_parts, strict=True):
+                buffer[:, begin:end] = part
+        self.num_blocks = end
+        values, scale, means, mean_scale = (part[:, :end] for part in self._parts)
+        return GateKeys(values.flatten(1, 2), scale, means, mean_scale, self.sub)
 
     def crop(self, num_keys: int) -> None:
-        """Forget all but the first `num_keys` keys.
+        """Forget all but the whole blocks of the first `num_keys` keys.
 
         Raises:
-            InputError: the pool covers fewer.
+            InputError: the number is negative.
         """
-        if not 0 <= num_keys <= self.num_keys:
-            raise InputError(f"can't crop a pool of {self.num_keys} keys to {num_keys}")
-        self.num_keys = num_keys
+        if num_keys < 0:
+            raise InputError(f"can't crop a pool to {num_keys} keys")
+        self.num_blocks = min(self.num_blocks, num_keys // self.block)
 
     def reorder(self, rows: Tensor) -> None:
         """Make row i of the batch what row `rows[i]` was: for beam search, and to drop or to repeat rows.
@@ -70,33 +84,36 @@ class GatePool:
         Raises:
             InputError: `rows` is no list of row indices.
         """
-        if self._buffer is None:
+        if not self._parts:
             return
-        batch = self._buffer.shape[0]
+        batch = self._parts[0].shape[0]
         if rows.ndim != 1 or rows.dtype not in (torch.int32, torch.int64) or not ((rows >= 0) & (rows < batch)).all():
             raise InputError(f"rows must be a list of indices in 0 .. {batch - 1}, not {rows.tolist()}")
-        self._buffer = self._buffer.index_select(0, rows)
+        self._parts = [part.index_select(0, rows) for part in self._parts]
 
     def reset(self) -> None:
         """Forget everything and free the memory."""
-        self.num_keys, self._buffer = 0, None
+        self.num_blocks, self._parts = 0, []
 
-    def _room(self, new_BNGe: Tensor, end: int) -> Tensor:
-        """Return the buffer, made longer if `end` gate keys do not fit into it."""
-        old = self._buffer if self.num_keys else None
-        if old is not None and (old.shape[0], old.shape[2:], old.dtype) != (
-            new_BNGe.shape[0],
-            new_BNGe.shape[2:],
-            new_BNGe.dtype,
-        ):
+    def _room(self, old: Tensor | None, new: Tensor, end: int) -> Tensor:
+        """Return the buffer of one part, made longer if `end` blocks do not fit into it."""
+        if old is None:
+            return _empty(new, end)
+        if not _like(old, new):
             raise InputError(
-                f"gate keys {new_BNGe.dtype} {list(new_BNGe.shape)} can't extend a pool {old.dtype} "
-                f"{list(old.shape)}: batch, groups, width and dtype must stay; reset or reorder the pool first"
+                f"gate keys {list(new.shape)} can't extend a pool {list(old.shape)}: batch, groups and width must stay; "
+                "reset or reorder the pool first"
             )
-        if old is None or old.shape[1] < end:
-            size = end if old is None else max(end, 2 * old.shape[1])
-            self._buffer = new_BNGe.new_empty(new_BNGe.shape[0], size, *new_BNGe.shape[2:])
-            if old is not None:
-                self._buffer[:, : old.shape[1]] = old
-            return self._buffer
-        return old
+        if old.shape[1] >= end:
+            return old
+        buffer = _empty(new, max(end, 2 * old.shape[1]))
+        buffer[:, : old.shape[1]] = old
+        return buffer
+
+
+def _like(old: Tensor, new: Tensor) -> bool:
+    return (old.shape[0], old.shape[2:], old.device) == (new.shape[0], new.shape[2:], new.device)
+
+
+def _empty(new: Tensor, size: int) -> Tensor:
+    return new.new_empty(new.shape[0], size, *new.shape[2:])

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from tuili.attention import native, select, twin
+from tuili.attention.offset import kept_log_mass
+from tuili.attention.pooling import GateKeys
 from tuili.attention.select import Budget
 from tuili.errors import InputError, UsageError
 
@@ -71,12 +73,13 @@ def sparse_attention(
     return out
 
 
-def select_blocks(
+def select_blocks(  # noqa: PLR0913
     gate_q: Tensor,
-    gate_k: Tensor,
+    gate_k: Tensor | GateKeys,
     budget: Budget,
     *,
     num_keys: int,
+    offset: Tensor | None = None,
     bias: Tensor | None = None,
     start: Tensor | None = None,
     prior: Tensor | None = None,
@@ -89,12 +92,21 @@ def select_blocks(
     """
     if not _selects_compiled(gate_q, gate_k, budget, num_keys):
         return select.select(
-            gate_q, gate_k, budget, num_keys=num_keys, bias=bias, start=start, prior=prior, penalty=penalty
+            gate_q,
+            gate_k,
+            budget,
+            num_keys=num_keys,
+            offset=offset,
+            bias=bias,
+            start=start,
+            prior=prior,
+            penalty=penalty,
         )
-    select.check_gate(gate_q, gate_k, budget, num_keys=num_keys, bias=bias, start=start)
+    select.check_gate(gate_q, gate_k, budget, num_keys=num_keys, bias=bias, start=start, offset=offset)
     select.check_prior(gate_q, prior, penalty)
     call = _Call(num_keys, start)
     call.select(gate_q, gate_k, budget, bias, prior, penalty)
+    call.take_off(offset)
     blocks = call.write_blocks()
     call.run()
     return blocks
@@ -106,9 +118,10 @@ def gated_attention(
     k: Tensor,
     v: Tensor,
     gate_q: Tensor,
-    gate_k: Tensor,
+    gate_k: Tensor | GateKeys,
     budget: Budget,
     *,
+    normalize: bool = False,
     bias: Tensor | None = None,
     start: Tensor | None = None,
     prior: Tensor | None = None,
@@ -125,9 +138,10 @@ def gated_attention(
     k: Tensor,
     v: Tensor,
     gate_q: Tensor,
-    gate_k: Tensor,
+    gate_k: Tensor | GateKeys,
     budget: Budget,
     *,
+    normalize: bool = False,
     bias: Tensor | None = None,
     start: Tensor | None = None,
     prior: Tensor | None = None,
@@ -143,9 +157,10 @@ def gated_attention(  # noqa: PLR0913
     k: Tensor,
     v: Tensor,
     gate_q: Tensor,
-    gate_k: Tensor,
+    gate_k: Tensor | GateKeys,
     budget: Budget,
     *,
+    normalize: bool = False,
     bias: Tensor | None = None,
     start: Tensor | None = None,
     prior: Tensor | None = None,
@@ -159,6 +174,7 @@ def gated_attention(  # noqa: PLR0913
     Args:
         q, k, v, start, scale: as for `sparse_attention`.
         gate_q, gate_k, budget, bias, prior, penalty: as for `select.select`.
+        normalize: take off each gate query's scores what its heads spend on the keys always kept (see `offset`).
         log_gate: add log M of a selected block to its keys' scores, so that a gradient flows into the gate too.
         return_blocks: return (output, blocks [B, T, G, keep]) instead of the output alone.
 
@@ -171,8 +187,15 @@ def gated_attention(  # noqa: PLR0913
     select.check_prior(gate_q, prior, penalty)
     _check_gate_fits(q, k, gate_q)
     is_fused = _attends_compiled(q, k, v, budget.block) and _selects_compiled(gate_q, gate_k, budget, num_keys)
+    if log_gate and isinstance(gate_k, GateKeys):
+        raise UsageError("gate keys in int8 have no gradient; give them as floats, or leave log_gate out")
     if log_gate or not is_fused:
         rule: dict[str, Any] = {"num_keys": num_keys, "bias": bias, "start": start, "prior": prior, "penalty": penalty}
+        if normalize:
+            at_T = torch.arange(num_keys - q.shape[2], num_keys, device=q.device)
+            rule["offset"] = kept_log_mass(
+                q, k, at_T, budget, scale=scale, num_gate_queries=gate_q.shape[3], start=start
+            )
         blocks = select_blocks(gate_q, gate_k, budget, **rule)
         if log_gate:
             weights = select.log_gate(gate_q, gate_k, blocks, budget, **rule)
@@ -182,6 +205,7 @@ def gated_attention(  # noqa: PLR0913
         return (out, blocks) if return_blocks else out
     call = _Call(num_keys, start)
     call.select(gate_q, gate_k, budget, bias, prior, penalty)
+    call.problem.normalizes = int(normalize)
     written = call.write_blocks() if return_blocks else None
     out = call.attend(q, k, v, scale)
     call.run()
@@ -219,7 +243,7 @@ class _Call:
     def select(
         self,
         gate_q: Tensor,
-        gate_k: Tensor,
+        gate_k: Tensor | GateKeys,
         budget: Budget,
         bias: Tensor | None,
         prior: Tensor | None,
@@ -230,9 +254,14 @@ class _Call:
         problem.batch, problem.groups, problem.queries = batch, groups, num_queries
         problem.gate_queries, problem.gate_dim = num_gate_queries, width
         problem.block, problem.keep, problem.sink, problem.local = budget.block, budget.keep, budget.sink, budget.local
-        problem.sub = select.sub_block(problem.keys, gate_k.shape[1], budget.block)
-        if budget.uses_tree(problem.keys):
-            problem.fan, problem.beam = budget.fan, budget.beam
+        if isinstance(gate_k, GateKeys):
+            problem.gate_is_int8, problem.sub = 1, gate_k.sub
+            for name in ("means", "mean_scale"):
+                setattr(problem, name, self.hold(getattr(gate_k, name).contiguous()))
+            problem.gate_scale, gate_k = self.hold(gate_k.scale.contiguous()), gate_k.values
+        else:
+            problem.sub = select.sub_block(problem.keys, gate_k.shape[1], budget.block)
+        problem.beam = budget.beam or 0
         problem.selects, problem.gate_is_bf16 = 1, gate_q.dtype == torch.bfloat16
         problem.coverage, problem.penalty = budget.coverage or 0.0, penalty
         gate_q, gate_k = _dense_width(gate_q), _dense_width(gate_k)
@@ -245,6 +274,11 @@ class _Call:
             problem.prior, problem.prior_size = self.hold(prior), prior.shape[3]
             row, token, group = prior.stride()[:3]
             problem.prior_stride[:] = row, token if prior.shape[1] > 1 else 0, group
+
+    def take_off(self, offset: Tensor | None) -> None:
+        """Put what is taken off the scores into the problem."""
+        if offset is not None:
+            self.problem.offset = self.hold(offset.detach().to(torch.float32).contiguous())
 
     def write_blocks(self) -> Tensor:
         """Have the selection written; return the tensor that will hold it."""
@@ -270,10 +304,11 @@ def _attends_compiled(q: Tensor, k: Tensor, v: Tensor, block: int) -> bool:
     return bool(fits) and not needs_grad and native.chosen_level() is not None
 
 
-def _selects_compiled(gate_q: Tensor, gate_k: Tensor, budget: Budget, num_keys: int) -> bool:
-    fits = gate_q.device.type == gate_k.device.type == "cpu" and gate_q.dtype == gate_k.dtype
+def _selects_compiled(gate_q: Tensor, gate_k: Tensor | GateKeys, budget: Budget, num_keys: int) -> bool:
+    is_int8 = isinstance(gate_k, GateKeys)
+    keys = gate_k.values if isinstance(gate_k, GateKeys) else gate_k
+    fits = gate_q.device.type == keys.device.type == "cpu" and (is_int8 or gate_q.dtype == keys.dtype)
     fits = fits and gate_q.dtype in COMPILED_DTYPES and budget.block % native.STRIP == 0
-    fits = fits and (budget.fan % native.STRIP == 0 or not budget.uses_tree(num_keys))
     return fits and native.chosen_level() is not None
 
 

@@ -15,8 +15,14 @@ from pathlib import Path
 from tuili.errors import DependencyError, LimitError, UsageError
 
 VARIABLE = "TUILI_KERNEL"
-LEVELS = {"scalar": 0, "avx2": 1, "avx512": 2}  # avx512 takes the bfloat16 products (3) where there are some
-SHOWN = ("portable vectors", "AVX2", "AVX-512", "AVX-512 with bfloat16 products")
+LEVELS = {"scalar": 0, "avx2": 1, "avx512": 2}  # avx512 takes int8 (3) and bfloat16 products (4) where there are some
+SHOWN = (
+    "portable vectors",
+    "AVX2",
+    "AVX-512",
+    "AVX-512 with int8 products",
+    "AVX-512 with int8 and bfloat16 products",
+)
 STRIP = 16  # keys side by side in a register; blocks are made of whole strips
 
 
@@ -25,14 +31,18 @@ class Problem(ctypes.Structure):
 
     _fields_ = [
         *((name, ctypes.c_int64) for name in "batch groups heads_per_group queries keys dim".split()),
-        *((name, ctypes.c_int64) for name in "block keep sink local gate_queries gate_dim sub fan beam".split()),
-        *((name, ctypes.c_int64) for name in "is_bf16 gate_is_bf16 selects attends threads".split()),
+        *((name, ctypes.c_int64) for name in "block keep sink local gate_queries gate_dim sub beam".split()),
+        *((name, ctypes.c_int64) for name in "is_bf16 gate_is_bf16 gate_is_int8".split()),
+        *((name, ctypes.c_int64) for name in "selects attends normalizes threads".split()),
         *((name, ctypes.c_int64 * 3) for name in "q_stride k_stride v_stride out_stride".split()),
         ("gate_q_stride", ctypes.c_int64 * 4),
         ("gate_k_stride", ctypes.c_int64 * 3),
         ("prior_stride", ctypes.c_int64 * 3),
         ("prior_size", ctypes.c_int64),
-        *((name, ctypes.c_void_p) for name in "q k v gate_q gate_k out bias start prior blocks".split()),
+        *(
+            (name, ctypes.c_void_p)
+            for name in "q k v gate_q gate_k out gate_scale means mean_scale offset bias start prior blocks".split()
+        ),
         *((name, ctypes.c_double) for name in "scale coverage penalty".split()),
     ]
 

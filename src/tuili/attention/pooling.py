@@ -1,14 +1,19 @@
-"""Pooled keys: one gate key for each sub-block of keys.
+"""Pooled keys: one gate key for each sub-block of keys, and their form in int8.
 
-Sub-blocks lie on the absolute grid of key indices, so that a pool can grow with a key-value cache.
+Sub-blocks lie on the absolute grid of key indices, so that a pool can grow with a key-value cache. Products in int8
+are exact; what is lost is the rounding of keys and queries, 127 steps to the largest component of a block or query.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from tuili.errors import InputError, UsageError
+
+LARGEST = 127
 
 
 def gate_keys(k: Tensor, w_k: Tensor | None, sub: int) -> Tensor:
@@ -35,18 +40,65 @@ def gate_keys(k: Tensor, w_k: Tensor | None, sub: int) -> Tensor:
     return pooled_BGNe.transpose(1, 2).to(k.dtype)
 
 
-def new_gate_keys(k: Tensor, num_pooled: int, w_k: Tensor | None, sub: int) -> Tensor:
-    """Return the gate keys from index `num_pooled // sub` on, now that `k` holds more keys than were pooled.
+@dataclass(frozen=True, slots=True)
+class GateKeys:
+    """The gate keys of whole blocks in int8, each block with its own factor, so that later keys change none.
 
-    Only keys of the sub-block that was open and of later ones are read: O(new keys + sub).
-
-    Raises:
-        UsageError, InputError: as `gate_keys`, or fewer keys than were pooled.
+    Attributes:
+        values: int8 [B, J * block / sub, G, e].
+        scale: what a value of 1 stands for, float32 [B, J, G]; 0 for a block that holds a value that is not finite.
+        means: int8 [B, J, G, e], the mean of each block's gate keys.
+        mean_scale: what a value of 1 stands for there, float32 [B, J, G].
+        sub: keys per gate key.
     """
-    _check(k, w_k, sub)
-    if not 0 <= num_pooled <= k.shape[2]:
-        raise InputError(f"the pool covers {num_pooled} keys, the key cache {k.shape[2]}; crop the pool as well")
-    return gate_keys(k[:, :, num_pooled // sub * sub :], w_k, sub)
+
+    values: Tensor
+    scale: Tensor
+    means: Tensor
+    mean_scale: Tensor
+    sub: int
+
+    def floats(self) -> Tensor:
+        """Return what the values stand for, float32 [B, J * block / sub, G, e]."""
+        per_block = self.values.shape[1] // max(1, self.scale.shape[1])
+        return self.values.float() * self.scale.repeat_interleave(per_block, dim=1)[..., None]
+
+    def mean_floats(self) -> Tensor:
+        """Return what the means stand for, float32 [B, J, G, e]."""
+        return self.means.float() * self.mean_scale[..., None]
+
+
+def quantize(gate_k: Tensor, per_block: int, sub: int) -> GateKeys:
+    """Return gate keys [B, n, G, e] in int8, `per_block` of them to a block; those of a last, partial block are left out.
+
+    The largest component of a block becomes 127.
+    """
+    num_blocks = gate_k.shape[1] // per_block
+    blocks_BJsGe = gate_k[:, : num_blocks * per_block].float().unflatten(1, (num_blocks, per_block))
+    values_BJsGe, scale_BJG = _rounded(blocks_BJsGe.transpose(2, 3), (3, 4))
+    means_BJGe, mean_scale_BJG = _rounded(blocks_BJsGe.mean(2), (3,))
+    return GateKeys(values_BJsGe.transpose(2, 3).flatten(1, 2), scale_BJG, means_BJGe, mean_scale_BJG, sub)
+
+
+def _rounded(x: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Return int8 values whose largest over the last `dims` is 127, and the factors [without `dims`]."""
+    largest = x.abs().amax(dims, keepdim=True)
+    largest = largest.where(largest.isfinite(), 0.0)
+    values = (x * _steps(largest)).nan_to_num(0.0, 0.0, 0.0).round().to(torch.int8)
+    return values, largest.flatten(-len(dims)).squeeze(-1) / LARGEST
+
+
+def rounded(gate_q: Tensor) -> Tensor:
+    """Return gate queries [..., e] as the int8 products see them, in float32: 127 steps to the largest component."""
+    largest = gate_q.float().abs().amax(-1, keepdim=True)
+    largest = largest.where(largest.isfinite(), 0.0)
+    steps = (gate_q.float() * _steps(largest)).nan_to_num(0.0, 0.0, 0.0).round()
+    return steps * (largest / LARGEST)
+
+
+def _steps(largest: Tensor) -> Tensor:
+    """Return 127 / largest, 0 where that is 0."""
+    return (LARGEST / largest.where(largest > 0, 1.0)).where(largest > 0, 0.0)
 
 
 def _check(k: Tensor, w_k: Tensor | None, sub: int) -> None:

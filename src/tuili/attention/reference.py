@@ -19,17 +19,21 @@ def gate_mask(
     budget: Budget,
     *,
     num_keys: int,
+    offset: Tensor | None = None,
     bias: Tensor | None = None,
     prior: Tensor | None = None,
     penalty: float = 0.0,
 ) -> Tensor:
     """Return log M of every block for every token [B, T, G, J], J = ceil(N / block), in float64.
 
-    log M = log sigmoid(z) + log S, z = max over gate keys and gate queries of their dot product, plus the bias.
+    log M = log sigmoid(z) + log S, z = max over gate keys and gate queries of their dot product less the query's
+    offset [B, T, G, Q], plus the bias.
     Blocks that a token may not see have a value too; `kept_keys` leaves them out.
     """
     per_block = budget.block // sub_block(num_keys, gate_k.shape[1], budget.block)
     dots_BTGNQ = torch.einsum("btgqe,bnge->btgnq", gate_q.float(), gate_k.float())
+    if offset is not None:
+        dots_BTGNQ = dots_BTGNQ - offset.float()[:, :, :, None]
     parts = dots_BTGNQ.amax(-1).split(per_block, dim=3)
     z_BTGJ = torch.stack([part.amax(-1) for part in parts], dim=-1)
     if bias is not None:

@@ -4,7 +4,8 @@ The rule, for a query at absolute key index p in block c = p // block:
 
 - always kept: the first `sink` blocks that hold a valid key and the `local` last blocks c - local + 1 .. c;
 - candidates: the blocks between them, all of them closed, so that nothing of the future is read;
-- score of a candidate: z = max over its gate keys and the group's gate queries of their dot product, plus `bias`;
+- score of a candidate: z = max over its gate keys and the group's gate queries of their dot product less the query's
+  `offset` (see `tuili.attention.offset`), plus `bias`;
 - gate mass M = sigmoid(z) * S, S = 1 in the prior set of the token and exp(-penalty) outside (no prior: S = 1);
 - the best candidates by log M are kept up to the budget, of equal ones those with the higher index;
 - coverage: only the first of them that together reach the share `coverage` of the mass of all scored candidates.
@@ -12,9 +13,9 @@ The rule, for a query at absolute key index p in block c = p // block:
 A query before the first valid key (padding) keeps nothing. Without a prior the order is that of z, which is the
 same one. Keys that are padding are never scored, whatever they hold.
 
-"flat" scores every candidate: O(N / block) a token. "tree" scores spans of `fan` blocks by an upper bound (Tang et
-al. 2024, Quest, algorithm 1), opens the best `beam` of them and scores their blocks: O(N / (block * fan) + beam * fan).
-The span in which a token's candidates end may also hold later blocks, so it is opened without being scored.
+A token whose candidates lie in more than `beam` groups of 16 blocks scores each block by its mean gate key first and
+then only the gate keys of the `beam` groups with the best blocks; where the beam covers all groups, the choice is that
+of scoring every gate key. Cost a token: N / block products of that coarse kind, and 16 beam block / sub fine ones.
 """
 
 from __future__ import annotations
@@ -25,10 +26,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tuili.attention.pooling import GateKeys, rounded
 from tuili.errors import InputError, UsageError
 
-SELECTORS = ("auto", "flat", "tree")
-FLAT_UP_TO = 32_768
+SPAN = 16
+"""Blocks that are opened together."""
+
 CHUNK_ELEMENTS = 1 << 23
 LOWEST = torch.iinfo(torch.int64).min
 
@@ -43,9 +46,7 @@ class Budget:
         sink: first blocks, always kept; at least 1, since the first block may hold padding.
         local: last blocks, always kept; at least 1, the open block.
         coverage: share of the candidates' gate mass after which no more are kept, above 0 and at most 1.
-        selector: "flat", "tree" (two levels) or "auto" (flat up to `FLAT_UP_TO` keys).
-        fan: blocks in a span of the tree.
-        beam: spans of the tree that are opened for a token.
+        beam: groups of 16 blocks whose gate keys a token scores, chosen by mean gate keys; None: all.
 
     Raises:
         UsageError: a value is out of its bounds.
@@ -56,19 +57,16 @@ class Budget:
     sink: int = 1
     local: int = 4
     coverage: float | None = None
-    selector: str = "auto"
-    fan: int = 16
-    beam: int = 32
+    beam: int | None = None
 
     def __post_init__(self) -> None:
-        for name, least in (("block", 1), ("sink", 1), ("local", 1), ("fan", 2), ("keep", self.sink + self.local)):
+        for name, least in (("block", 1), ("sink", 1), ("local", 1), ("keep", self.sink + self.local)):
             if getattr(self, name) < least:
                 raise UsageError(f"{name} must be at least {least}, not {getattr(self, name)}")
         if self.coverage is not None and not 0 < self.coverage <= 1:
             raise UsageError(f"coverage must be above 0 and at most 1, not {self.coverage}")
-        if self.selector not in SELECTORS:
-            raise UsageError(f"there is no selector {self.selector!r}; choose one of: {', '.join(SELECTORS)}")
-        if self.beam < (least := math.ceil(self.num_free / self.fan) + 2):
+        least = math.ceil(self.num_free / SPAN) + 2
+        if self.beam is not None and self.beam < least:
             raise UsageError(f"beam must be at least {least} to find {self.num_free} blocks, not {self.beam}")
 
     @property
@@ -76,17 +74,14 @@ class Budget:
         """Blocks left for candidates once sink and local blocks are kept."""
         return self.keep - self.sink - self.local
 
-    def uses_tree(self, num_keys: int) -> bool:
-        """Tell whether selection among `num_keys` keys goes by the tree."""
-        return self.selector == "tree" or (self.selector == "auto" and num_keys > FLAT_UP_TO)
 
-
-def select(
+def select(  # noqa: PLR0913
     gate_q: Tensor,
-    gate_k: Tensor,
+    gate_k: Tensor | GateKeys,
     budget: Budget,
     *,
     num_keys: int,
+    offset: Tensor | None = None,
     bias: Tensor | None = None,
     start: Tensor | None = None,
     prior: Tensor | None = None,
@@ -98,9 +93,11 @@ def select(
 
     Args:
         gate_q: gate queries [B, T, G, Q, e] of the last T of `num_keys` keys.
-        gate_k: gate keys [B, ceil(num_keys / sub), G, e], sub a divisor of the block.
+        gate_k: gate keys [B, ceil(num_keys / sub), G, e], sub a divisor of the block; or those of the whole blocks in
+            int8, then gate queries are rounded too.
         budget: the budget.
         num_keys: keys in the cache, N.
+        offset: [B, T, G, Q], taken off a gate query's dot products; None: 0.
         bias: [G], added to the score.
         start: [B], index of each row's first valid key; None: 0.
         prior: blocks [B, T or 1, G, P], -1 unused: the prior set of each token.
@@ -110,19 +107,20 @@ def select(
         InputError: shapes do not fit.
         UsageError: the penalty is negative, not a number, or has no effect.
     """
-    check_gate(gate_q, gate_k, budget, num_keys=num_keys, bias=bias, start=start)
+    check_gate(gate_q, gate_k, budget, num_keys=num_keys, bias=bias, start=start, offset=offset)
     check_prior(gate_q, prior, penalty)
     positions_T = torch.arange(num_keys - gate_q.shape[1], num_keys, device=gate_q.device)
-    return _Selection(gate_k, budget, num_keys, bias, start).run(gate_q, positions_T, prior, penalty)
+    return _Selection(gate_k, budget, num_keys, bias, start).run(gate_q, positions_T, offset, prior, penalty)
 
 
 def select_at(
     gate_q: Tensor,
-    gate_k: Tensor,
+    gate_k: Tensor | GateKeys,
     budget: Budget,
     *,
     positions: Tensor,
     num_keys: int,
+    offset: Tensor | None = None,
     bias: Tensor | None = None,
     start: Tensor | None = None,
 ) -> Tensor:
@@ -133,9 +131,9 @@ def select_at(
     Raises:
         InputError: as `select`, or the positions do not fit.
     """
-    check_gate(gate_q, gate_k, budget, num_keys=num_keys, bias=bias, start=start)
+    check_gate(gate_q, gate_k, budget, num_keys=num_keys, bias=bias, start=start, offset=offset)
     check_positions(positions, gate_q.shape[1], num_keys)
-    return _Selection(gate_k, budget, num_keys, bias, start).run(gate_q, positions, None, 0.0)
+    return _Selection(gate_k, budget, num_keys, bias, start).run(gate_q, positions, offset, None, 0.0)
 
 
 def always_kept(positions_T: Tensor, start_B: Tensor, budget: Budget) -> Tensor:
@@ -158,6 +156,7 @@ def log_gate(  # noqa: PLR0913
     budget: Budget,
     *,
     num_keys: int,
+    offset: Tensor | None = None,
     bias: Tensor | None = None,
     start: Tensor | None = None,
     prior: Tensor | None = None,
@@ -171,7 +170,7 @@ def log_gate(  # noqa: PLR0913
     Raises:
         InputError, UsageError: as `select`.
     """
-    check_gate(gate_q, gate_k, budget, num_keys=num_keys, bias=bias, start=start)
+    check_gate(gate_q, gate_k, budget, num_keys=num_keys, bias=bias, start=start, offset=offset)
     check_prior(gate_q, prior, penalty)
     work = _Selection(gate_k, budget, num_keys, bias, start)
     if not work.num_whole:
@@ -181,7 +180,7 @@ def log_gate(  # noqa: PLR0913
     forced_BTF = always_kept(positions_T, work.start_B, budget)
     is_free_BGTK = (at_BGTK >= 0) & (at_BGTK[..., None] != forced_BTF[:, None, :, None]).all(-1)
     at_BGTK = at_BGTK.where(is_free_BGTK, work.first_B[:, None, None, None].clamp_max(work.num_whole - 1))
-    log_mass_BGTK = work.log_mass(work.score_at(gate_q, at_BGTK), at_BGTK, prior, penalty)
+    log_mass_BGTK = work.log_mass(work.score_at(gate_q, at_BGTK, offset), at_BGTK, prior, penalty)
     return torch.where(is_free_BGTK, log_mass_BGTK, 0.0).transpose(1, 2)
 
 
@@ -189,58 +188,74 @@ class _Selection:
     """The state of one call: gate keys by block, the first candidate of each row, and the tree's bounds."""
 
     def __init__(
-        self, gate_k: Tensor, budget: Budget, num_keys: int, bias: Tensor | None, start: Tensor | None
+        self,
+        gate_k: Tensor | GateKeys,
+        budget: Budget,
+        num_keys: int,
+        bias: Tensor | None,
+        start: Tensor | None,
     ) -> None:
         self.budget = budget
-        batch, num_gate_keys, groups, _ = gate_k.shape
-        self.per_block = budget.block // sub_block(num_keys, num_gate_keys, budget.block)
+        self.is_int8, means = isinstance(gate_k, GateKeys), None
+        if isinstance(gate_k, GateKeys):
+            means = gate_k.mean_floats().transpose(1, 2)
+            self.per_block, gate_k = budget.block // gate_k.sub, gate_k.floats()
+        else:
+            self.per_block = budget.block // sub_block(num_keys, gate_k.shape[1], budget.block)
+        batch, _, groups, _ = gate_k.shape
         self.num_whole = num_keys // budget.block
         whole_BNGe = gate_k[:, : self.num_whole * self.per_block].float()
         self.keys_BGJse = whole_BNGe.transpose(1, 2).contiguous().unflatten(2, (self.num_whole, self.per_block))
         self.bias_G = torch.zeros(groups, device=gate_k.device) if bias is None else bias.float()
         self.start_B = torch.zeros(batch, dtype=torch.int64, device=gate_k.device) if start is None else start.long()
         self.first_B = self.start_B // budget.block + budget.sink
-        self.tree = budget.uses_tree(num_keys)
-        self.num_spans = math.ceil(self.num_whole / budget.fan)
-        if self.tree and self.num_whole:
-            self.low_BGSe, self.high_BGSe = self._span_bounds()
+        self.means_BGJe = self.keys_BGJse.mean(3) if means is None else means
 
     def chunk_tokens(self, num_gate_queries: int) -> int:
         """Return how many query tokens to take at a time."""
         batch, groups, num_blocks, per_block, width = self.keys_BGJse.shape
         scored = num_blocks * per_block * (num_gate_queries + 1)
-        if self.tree:
-            opened = self.budget.beam * self.budget.fan * per_block
-            scored = self.num_spans * (num_gate_queries + 1) + num_blocks + opened * (width + num_gate_queries + 1)
+        if self.budget.beam is not None and self.budget.beam * SPAN < num_blocks:
+            opened = self.budget.beam * SPAN * per_block
+            scored = num_blocks * (num_gate_queries + 2) + opened * (width + num_gate_queries + 1)
         return max(1, CHUNK_ELEMENTS // max(1, batch * groups * scored))
 
     @torch.no_grad()
-    def run(self, gate_q: Tensor, positions_T: Tensor, prior: Tensor | None, penalty: float) -> Tensor:
+    def run(
+        self, gate_q: Tensor, positions_T: Tensor, offset: Tensor | None, prior: Tensor | None, penalty: float
+    ) -> Tensor:
         """Return the kept blocks [B, T, G, keep], found piece by piece."""
+        if self.is_int8:
+            gate_q = rounded(gate_q)
         step = self.chunk_tokens(gate_q.shape[3])
         pieces = []
         for begin in range(0, len(positions_T), step):
             piece = slice(begin, begin + step)
             piece_prior = prior if prior is None or prior.shape[1] == 1 else prior[:, piece]
-            pieces.append(self._blocks(gate_q[:, piece], positions_T[piece], piece_prior, penalty))
+            piece_offset = None if offset is None else offset[:, piece]
+            pieces.append(self._blocks(gate_q[:, piece], positions_T[piece], piece_offset, piece_prior, penalty))
         return torch.cat(pieces, dim=1)
 
-    def _blocks(self, gate_q: Tensor, positions_T: Tensor, prior: Tensor | None, penalty: float) -> Tensor:
+    def _blocks(
+        self, gate_q: Tensor, positions_T: Tensor, offset: Tensor | None, prior: Tensor | None, penalty: float
+    ) -> Tensor:
         groups = gate_q.shape[2]
         end_T = positions_T // self.budget.block - self.budget.local + 1
         forced_BTF = always_kept(positions_T, self.start_B, self.budget)
         kept_BGTK = forced_BTF[:, None].expand(-1, groups, -1, -1)
         if self.budget.num_free and (last := int(end_T[-1])) > 0:
-            found = self._tree if self.tree else self._flat
-            kept_BGTK = torch.cat([kept_BGTK, found(gate_q, end_T, last, prior, penalty)], dim=3)
+            num_groups = (last - 1) // SPAN - int(self.first_B.min()) // SPAN + 1
+            has_many = self.budget.beam is not None and num_groups > self.budget.beam
+            found = self._opened if has_many else self._flat
+            kept_BGTK = torch.cat([kept_BGTK, found(gate_q, offset, end_T, last, prior, penalty)], dim=3)
         return _ascending(kept_BGTK, self.budget.keep).transpose(1, 2)
 
-    def score_at(self, gate_q: Tensor, at_BGTP: Tensor) -> Tensor:
+    def score_at(self, gate_q: Tensor, at_BGTP: Tensor, offset: Tensor | None) -> Tensor:
         """Return the scores z of the blocks `at_BGTP`, in their shape."""
         keys_BGTPse = _take(self.keys_BGJse, at_BGTP)
         q_BGTQe = gate_q.float().transpose(1, 2)
         dots_BGTQP = q_BGTQe @ keys_BGTPse.flatten(3, 4).transpose(-1, -2)
-        z_BGTP = dots_BGTQP.unflatten(-1, (-1, self.per_block)).amax((3, 5))
+        z_BGTP = _less(dots_BGTQP.unflatten(-1, (-1, self.per_block)).amax(5), offset).amax(3)
         return z_BGTP + self.bias_G[:, None, None]
 
     def log_mass(self, z_BGTP: Tensor, at_BGTP: Tensor, prior: Tensor | None, penalty: float) -> Tensor:
@@ -251,42 +266,50 @@ class _Selection:
         is_prior_BGTP = _members(prior, self.num_whole).expand(-1, -1, z_BGTP.shape[2], -1).gather(3, at_BGTP)
         return log_mass_BGTP - penalty * ~is_prior_BGTP
 
-    def _flat(self, gate_q: Tensor, end_T: Tensor, last: int, prior: Tensor | None, penalty: float) -> Tensor:
+    def _flat(
+        self,
+        gate_q: Tensor,
+        offset: Tensor | None,
+        end_T: Tensor,
+        last: int,
+        prior: Tensor | None,
+        penalty: float,
+    ) -> Tensor:
         num_queries, groups, num_gate_queries = gate_q.shape[1:4]
         q_BGTe = gate_q.float().transpose(1, 2).flatten(2, 3)
         dots_BGTJ = q_BGTe @ self.keys_BGJse[:, :, :last].flatten(2, 3).transpose(-1, -2)
-        z_BGTJ = dots_BGTJ.view(-1, groups, num_queries, num_gate_queries, last, self.per_block).amax((3, 5))
+        dots_BGTQJ = dots_BGTJ.view(-1, groups, num_queries, num_gate_queries, last, self.per_block).amax(5)
+        z_BGTJ = _less(dots_BGTQJ, offset).amax(3)
         z_BGTJ = z_BGTJ + self.bias_G[:, None, None]
         at_J = torch.arange(last, device=gate_q.device)
         return self._best(z_BGTJ, at_J.expand_as(z_BGTJ), end_T, prior, penalty)
 
-    def _tree(self, gate_q: Tensor, end_T: Tensor, last: int, prior: Tensor | None, penalty: float) -> Tensor:
-        span_BGTm = self._open_spans(gate_q, end_T, last, prior, penalty)
-        inside_f = torch.arange(self.budget.fan, device=gate_q.device)
-        at_BGTP = (span_BGTm[..., None] * self.budget.fan + inside_f).flatten(3)
-        at_BGTP = at_BGTP.masked_fill((span_BGTm < 0).repeat_interleave(self.budget.fan, dim=3), self.num_whole)
-        z_BGTP = self.score_at(gate_q, at_BGTP.clamp_max(self.num_whole - 1))
-        return self._best(z_BGTP, at_BGTP, end_T, prior, penalty)
-
-    def _open_spans(self, gate_q: Tensor, end_T: Tensor, last: int, prior: Tensor | None, penalty: float) -> Tensor:
-        """Return the best spans of each token [B, G, T, min(beam, spans)], -1 where there are fewer."""
-        fan, num_spans = self.budget.fan, math.ceil(last / self.budget.fan)
+    def _opened(
+        self,
+        gate_q: Tensor,
+        offset: Tensor | None,
+        end_T: Tensor,
+        last: int,
+        prior: Tensor | None,
+        penalty: float,
+    ) -> Tensor:
+        """Choose among the candidates of the `beam` groups that hold the best ones by mean gate key."""
         q_BGTQe = gate_q.float().transpose(1, 2)
-        q_BGTf = torch.cat([q_BGTQe.clamp_min(0), q_BGTQe.clamp_max(0)], dim=-1).flatten(2, 3)
-        bounds_BGSf = torch.cat([self.high_BGSe, self.low_BGSe], dim=-1)[:, :, :num_spans]
-        z_BGTQS = (q_BGTf @ bounds_BGSf.transpose(-1, -2)).unflatten(2, q_BGTQe.shape[2:4])
-        score_BGTS = z_BGTQS.amax(3) + self.bias_G[:, None, None]
+        dots_BGTJ = q_BGTQe.flatten(2, 3) @ self.means_BGJe[:, :, :last].transpose(-1, -2)
+        z_BGTJ = _less(dots_BGTJ.unflatten(2, q_BGTQe.shape[2:4]), offset).amax(3) + self.bias_G[:, None, None]
+        at_J = torch.arange(last, device=gate_q.device)
         if prior is not None:
-            prior_spans = torch.where(prior < 0, -1, prior // fan)
-            is_prior_BGTS = _members(prior_spans, self.num_spans)[..., :num_spans]
-            score_BGTS = torch.nn.functional.logsigmoid(score_BGTS) - penalty * ~is_prior_BGTS
-        at_S = torch.arange(num_spans, device=gate_q.device)
-        ends_here_TS = end_T[:, None] - at_S * fan
-        score_BGTS = score_BGTS.masked_fill((ends_here_TS > 0) & (ends_here_TS < fan), torch.inf)
-        is_valid_BTS = (ends_here_TS > 0) & (at_S >= (self.first_B // fan)[:, None, None])
-        ranks_BGTS = _ranks(score_BGTS, at_S).masked_fill(~is_valid_BTS[:, None], LOWEST)
-        best = ranks_BGTS.topk(min(self.budget.beam, num_spans), dim=-1)
-        return best.indices.masked_fill(best.values == LOWEST, -1)
+            z_BGTJ = self.log_mass(z_BGTJ, at_J.expand_as(z_BGTJ), prior, penalty)
+        is_valid_BTJ = (at_J >= self.first_B[:, None, None]) & (at_J < end_T[:, None])
+        ranks_BGTJ = _ranks(z_BGTJ, at_J).masked_fill(~is_valid_BTJ[:, None], LOWEST)
+        ranks_BGTS = (
+            torch.nn.functional.pad(ranks_BGTJ, (0, -last % SPAN), value=LOWEST).unflatten(-1, (-1, SPAN)).amax(-1)
+        )
+        best = ranks_BGTS.topk(min(self.budget.beam or last, ranks_BGTS.shape[-1]), dim=-1)
+        at_BGTP = (best.indices[..., None] * SPAN + torch.arange(SPAN, device=gate_q.device)).flatten(3)
+        at_BGTP = at_BGTP.masked_fill((best.values == LOWEST).repeat_interleave(SPAN, dim=3), self.num_whole)
+        z_BGTP = self.score_at(gate_q, at_BGTP.clamp_max(self.num_whole - 1), offset)
+        return self._best(z_BGTP, at_BGTP, end_T, prior, penalty)
 
     def _best(self, z: Tensor, at: Tensor, end_T: Tensor, prior: Tensor | None, penalty: float) -> Tensor:
         """Return the best candidates among the blocks `at` with the scores `z` [B, G, T, P], -1 where unused."""
@@ -299,17 +322,10 @@ class _Selection:
             is_kept &= _within_coverage(log_mass.masked_fill(~is_valid, -torch.inf), best.indices, self.budget.coverage)
         return at.gather(-1, best.indices).masked_fill(~is_kept, -1)
 
-    def _span_bounds(self) -> tuple[Tensor, Tensor]:
-        """Return the smallest and largest values of the gate keys of each span, its sink and padding left out."""
-        fan, num_blocks = self.budget.fan, self.num_whole
-        at_J = torch.arange(num_blocks, device=self.keys_BGJse.device)
-        is_out_BJ = at_J < self.first_B[:, None]
-        bounds = []
-        for worst, reduce in ((torch.inf, torch.amin), (-torch.inf, torch.amax)):
-            keys_BGJe = reduce(self.keys_BGJse, 3).masked_fill(is_out_BJ[:, None, :, None], worst)
-            padded = torch.nn.functional.pad(keys_BGJe, (0, 0, 0, self.num_spans * fan - num_blocks), value=worst)
-            bounds.append(reduce(padded.unflatten(2, (self.num_spans, fan)), 3))
-        return bounds[0], bounds[1]
+
+def _less(dots_BGTQJ: Tensor, offset: Tensor | None) -> Tensor:
+    """Return the dot products less the offset [B, T, G, Q] of their gate query."""
+    return dots_BGTQJ if offset is None else dots_BGTQJ - offset.float().transpose(1, 2)[..., None]
 
 
 def _take(keys_BGJse: Tensor, at_BGTP: Tensor) -> Tensor:
@@ -368,18 +384,27 @@ def sub_block(num_keys: int, num_gate_keys: int, block: int) -> int:
 
 def check_gate(
     gate_q: Tensor,
-    gate_k: Tensor,
+    gate_k: Tensor | GateKeys,
     budget: Budget,
     *,
     num_keys: int,
     bias: Tensor | None,
     start: Tensor | None,
+    offset: Tensor | None = None,
 ) -> None:
-    """Check the shapes of gate queries, gate keys, bias and start.
+    """Check the shapes of gate queries, gate keys, offset, bias and start.
 
     Raises:
         InputError: they do not fit each other or `num_keys`.
     """
+    if offset is not None and offset.shape != gate_q.shape[:-1]:
+        raise InputError(f"the offset must have the shape {list(gate_q.shape[:-1])}, not {list(offset.shape)}")
+    if isinstance(gate_k, GateKeys):
+        _check_int8(gate_k, budget, num_keys)
+        gate_k = gate_k.values
+        num_gate_keys = None
+    else:
+        num_gate_keys = gate_k.shape[1] if gate_k.ndim == 4 else None
     if gate_q.ndim != 5 or gate_k.ndim != 4:
         raise InputError(
             "gate queries must have the shape [batch, queries, groups, gate queries, width] and gate keys "
@@ -392,11 +417,27 @@ def check_gate(
         )
     if min(gate_q.shape) < 1 or num_queries > num_keys:
         raise InputError(f"{list(gate_q.shape)} gate queries: no size may be 0, nor queries exceed {num_keys} keys")
-    sub_block(num_keys, gate_k.shape[1], budget.block)
+    if num_gate_keys is not None:
+        sub_block(num_keys, num_gate_keys, budget.block)
     if bias is not None and bias.shape != (groups,):
         raise InputError(f"the gate's bias must have the shape [{groups}], not {list(bias.shape)}")
     if start is not None:
         check_start(start, batch, num_keys)
+
+
+def _check_int8(gate_k: GateKeys, budget: Budget, num_keys: int) -> None:
+    num_blocks = num_keys // budget.block
+    per_block = budget.block // gate_k.sub if gate_k.sub > 0 and budget.block % gate_k.sub == 0 else 0
+    fits = gate_k.values.ndim == 4 and gate_k.values.shape[1] == num_blocks * per_block and per_block
+    if not fits or gate_k.scale.shape != (gate_k.values.shape[0], num_blocks, gate_k.values.shape[2]):
+        raise InputError(
+            f"gate keys {list(gate_k.values.shape)} with factors {list(gate_k.scale.shape)}, one for {gate_k.sub} keys, "
+            f"are not those of the {num_blocks} whole blocks of {budget.block} in {num_keys} keys"
+        )
+    if gate_k.values.dtype != torch.int8 or gate_k.scale.dtype != torch.float32:
+        raise InputError(
+            f"gate keys must be int8 with float32 factors, not {gate_k.values.dtype} and {gate_k.scale.dtype}"
+        )
 
 
 def check_start(start: Tensor, batch: int, num_keys: int) -> None:

@@ -5,6 +5,7 @@ Rows of a padded batch run one by one without their padding, so that each reads 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,10 @@ from tuili.attention.select import Budget
 from tuili.porting.dense import dense_attention, take
 from tuili.porting.layers import Dense, Entry, Sparse
 from tuili.porting.pool import recall, take_note
+
+
+OnBlocks = Callable[[Tensor, int, int], None]
+"""Called with the kept blocks [B, T, G, K] of a sparse layer's late tokens, the first's key index, and N."""
 
 
 @dataclass(slots=True)
@@ -67,6 +72,7 @@ class PortedLayer(nn.Module):
         self.origin = origin
         self.gate = gate
         self.tally = Tally()
+        self.on_blocks: OnBlocks | None = None
 
     @property
     def kind(self) -> str:
@@ -90,7 +96,7 @@ class PortedLayer(nn.Module):
         if self.own_window is not None or self._is_dense_up_to(k.shape[2]):
             self._count_batch(q.shape[2], k, valid)
             return dense_attention(module, q, k, v, scale=scale, valid=valid, window=self.own_window)
-        pools = recall(note, self, k, valid, self.entry.sub if isinstance(self.entry, Sparse) else 1)
+        pools = recall(note, self, k, valid, self._new_pool)
         if valid is None:
             return self._read(module, q, k, v, scale, pools[0])
         out_BTHd = q.new_zeros(q.shape[0], q.shape[2], q.shape[1], v.shape[3])
@@ -143,12 +149,19 @@ class PortedLayer(nn.Module):
         budget, gate = entry.budget, self.gate
         gate_q = _training_free(q, k.shape[1], scale) if gate is None else gate.queries(q)
         gate_k = pool.grow(k, None if gate is None else gate.k_proj)
-        rule: dict[str, Any] = {"bias": None if gate is None else gate.bias, "scale": scale}
-        if budget.coverage is None:
+        rule: dict[str, Any] = {"normalize": True, "bias": None if gate is None else gate.bias, "scale": scale}
+        if budget.coverage is None and self.on_blocks is None:
             return gated_attention(q, k, v, gate_q, gate_k, budget, **rule).transpose(1, 2)
         out_BHTd, blocks_BTGK = gated_attention(q, k, v, gate_q, gate_k, budget, **rule, return_blocks=True)
-        self.tally.num_keys -= _spared(blocks_BTGK, k.shape[2], budget)
+        if budget.coverage is not None:
+            self.tally.num_keys -= _spared(blocks_BTGK, k.shape[2], budget)
+        if self.on_blocks is not None:
+            self.on_blocks(blocks_BTGK, k.shape[2] - q.shape[2], k.shape[2])
         return out_BHTd.transpose(1, 2)
+
+    def _new_pool(self) -> GatePool:
+        entry = self.entry
+        return GatePool(entry.budget.block, entry.sub) if isinstance(entry, Sparse) else GatePool(1, 1)
 
     def _num_near(self) -> int:
         """Return how many tokens at the beginning of a row read every key."""

@@ -18,7 +18,8 @@ using tuili::STRIP;
 constexpr float NONE = -__builtin_inff();
 constexpr int MAX_ROWS = W == 16 ? 12 : W == 8 ? 6 : 3;  // accumulators that fit the registers, strips wide
 
-INLINE float read(const void* from, int64_t index, bool is_bf16) {
+INLINE float read(const void* from, int64_t index, bool is_bf16, bool is_int8 = false) {
+  if (is_int8) return static_cast<const int8_t*>(from)[index];
   return is_bf16 ? bf16_to_float(static_cast<const uint16_t*>(from)[index]) : static_cast<const float*>(from)[index];
 }
 
@@ -205,6 +206,25 @@ void soften(float* scores, int64_t slots, float scale_log2e, float* totals) {
 }
 
 
+// The logarithm of the sum of exp(scale * score), 0 where there is no score.
+template <int CHUNK>
+void log_totals(const float* scores, int64_t slots, float scale_log2e, float* to) {
+  for (int h = 0; h < CHUNK; ++h) {
+    vf best = splat(NONE), sum = {};
+    for (int64_t i = 0; i < slots; ++i)
+      for (int l = 0; l < LANES_PER_STRIP; ++l) best = max(best, load(scores + (i * CHUNK + h) * STRIP + l * W));
+    const float top = largest(best);
+    if (top == NONE) {
+      to[h] = 0.0f;
+      continue;
+    }
+    for (int64_t i = 0; i < slots; ++i)
+      for (int l = 0; l < LANES_PER_STRIP; ++l)
+        sum += exp2((load(scores + (i * CHUNK + h) * STRIP + l * W) - top) * scale_log2e);
+    to[h] = (top * scale_log2e + __builtin_log2f(total(sum))) * 0.69314718f;
+  }
+}
+
 // The tile's tokens of one chunk of query heads, and where each of them stands in its own list of strips.
 template <class Cell, int CHUNK>
 struct Tile {
@@ -285,8 +305,7 @@ struct Tile {
     }
   }
 
-  void run() {
-    const int64_t num = place.last - place.first;
+  void score_all() {
     load_queries();
     each_strip(0, z.cells * STRIP, [&](int64_t strip, const int* tokens, int count) {
       const float* keys = panel(strip);
@@ -297,8 +316,20 @@ struct Tile {
         for (; i + 2 <= count; i += 2) score_some<2>(tokens + i, strip, keys);
       for (; i < count; ++i) score_some<1>(tokens + i, strip, keys);
     });
-    const float scale_log2e = static_cast<float>(p.scale * 1.4426950408889634);
-    for (int64_t t = 0; t < num; ++t) soften<Cell, CHUNK>(scores(t, 0), slots[t], scale_log2e, s.totals + t * CHUNK);
+  }
+
+  float scale_log2e() const { return static_cast<float>(p.scale * 1.4426950408889634); }
+
+  void normalize() {
+    score_all();
+    for (int64_t t = 0; t < place.last - place.first; ++t)
+      log_totals<CHUNK>(scores(t, 0), slots[t], scale_log2e(), s.offsets + t * p.heads_per_group + head);
+  }
+
+  void run() {
+    const int64_t num = place.last - place.first;
+    score_all();
+    for (int64_t t = 0; t < num; ++t) soften<Cell, CHUNK>(scores(t, 0), slots[t], scale_log2e(), s.totals + t * CHUNK);
     __builtin_memset(s.sums, 0, sizeof(float) * num * CHUNK * z.width);
     each_strip(z.cells * STRIP, z.value_rows * z.width, [&](int64_t strip, const int* tokens, int count) {
       const float* values = panel(strip) + z.cells * STRIP;
@@ -342,17 +373,42 @@ inline void note_members(const DsaProblem& p, const Sizes& z, const Place& place
     if (s.members[strip]) s.wanted[(*s.num_wanted)++] = static_cast<int32_t>(strip);
 }
 
+// Call `work` with a tile of each chunk of the group's query heads.
+template <class Cell, class Work>
+void each_chunk(const DsaProblem& p, const Sizes& z, const Shared& shared, const Place& place, const Scratch& s,
+                Work work) {
+  for (int64_t head = 0, left = p.heads_per_group; left > 0;) {
+    const int64_t chunk = left <= 4 ? left : left == 5 || left == 6 || left == 9 ? 3 : 4;
+    if (chunk == 4) work(Tile<Cell, 4>{p, z, shared, place, s, head});
+    if (chunk == 3) work(Tile<Cell, 3>{p, z, shared, place, s, head});
+    if (chunk == 2) work(Tile<Cell, 2>{p, z, shared, place, s, head});
+    if (chunk == 1) work(Tile<Cell, 1>{p, z, shared, place, s, head});
+    head += chunk, left -= chunk;
+  }
+}
+
 template <class Cell>
 void attend(const DsaProblem& p, const Sizes& z, const Shared& shared, const Place& place, const Scratch& s) {
   note_members(p, z, place, s);
-  for (int64_t head = 0, left = p.heads_per_group; left > 0;) {
-    const int64_t chunk = left <= 4 ? left : left == 5 || left == 6 || left == 9 ? 3 : 4;
-    if (chunk == 4) Tile<Cell, 4>{p, z, shared, place, s, head}.run();
-    if (chunk == 3) Tile<Cell, 3>{p, z, shared, place, s, head}.run();
-    if (chunk == 2) Tile<Cell, 2>{p, z, shared, place, s, head}.run();
-    if (chunk == 1) Tile<Cell, 1>{p, z, shared, place, s, head}.run();
-    head += chunk, left -= chunk;
+  each_chunk<Cell>(p, z, shared, place, s, [](auto tile) { tile.run(); });
+}
+
+// Fill `offsets`: what each head's attention to the keys that are always kept adds up to.
+template <class Cell>
+void normalize(const DsaProblem& p, const Sizes& z, const Shared& shared, const Place& place, const Scratch& s) {
+  const int64_t first_key = tuili::first_key(p, place.row), first = first_key / p.block;
+  for (int64_t t = 0; t < place.last - place.first; ++t) {
+    const int64_t position = z.offset + place.first + t, here = position / p.block;
+    int32_t* to = s.picked + t * p.keep;
+    int32_t size = 0;
+    if (position >= first_key) {
+      for (int64_t i = first; i < first + p.sink && i <= here; ++i) to[size++] = static_cast<int32_t>(i);
+      for (int64_t i = tuili::most(first + p.sink, here - p.local + 1); i <= here; ++i) to[size++] = static_cast<int32_t>(i);
+    }
+    s.num_picked[t] = size;
   }
+  note_members(p, z, place, s);
+  each_chunk<Cell>(p, z, shared, place, s, [](auto tile) { tile.normalize(); });
 }
 
 }  // namespace

@@ -14,8 +14,8 @@ constexpr int W = 8;
 }
 #include "select.h"
 
-const tuili::Kernels tuili::avx2_kernels = {pack_strip<Single>, attend<Single>, pack_gate<Single>, pack_spans,
-                                            select<Single>};
+const tuili::Kernels tuili::avx2_kernels = {pack_strip<Single>, normalize<Single>, attend<Single>,
+    pack_gate<Single>, pack_means<Single>, select<Single>};
 #if defined(__clang__)
 #pragma clang attribute pop
 #endif

@@ -13,10 +13,10 @@
 namespace {
 constexpr int W = 16;
 }
-#include "select.h"
+#include "attend.h"
 
-const tuili::Kernels tuili::avx512bf16_kernels = {pack_strip<Pair>, attend<Pair>, pack_gate<Pair>, pack_spans,
-                                                  select<Pair>};
+const tuili::Kernels tuili::avx512bf16_kernels = {pack_strip<Pair>, normalize<Pair>, attend<Pair>,
+    nullptr, nullptr, nullptr};
 #if defined(__clang__)
 #pragma clang attribute pop
 #endif

@@ -17,14 +17,15 @@ namespace {
 constexpr int64_t CACHE_LINE = 64;
 constexpr int64_t SCORE_BYTES = 512 << 10;  // scores of a tile stay in the second-level cache
 
-enum Level { PORTABLE = 0, AVX2 = 1, AVX512 = 2, AVX512_BF16 = 3 };
+enum Level { PORTABLE = 0, AVX2 = 1, AVX512 = 2, AVX512_INT8 = 3, AVX512_BF16 = 4 };
 
 Level best_level() {
 #if defined(__x86_64__)
   __builtin_cpu_init();
   const bool has_512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-  if (has_512) return __builtin_cpu_supports("avx512bf16") ? AVX512_BF16 : AVX512;
+  const bool has_int8 = __builtin_cpu_supports("avx512vnni"), has_bf16 = __builtin_cpu_supports("avx512bf16");
+  if (has_512) return !has_int8 ? AVX512 : has_bf16 ? AVX512_BF16 : AVX512_INT8;
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return AVX2;
 #endif
   return PORTABLE;
@@ -39,8 +40,17 @@ const Kernels& kernels(int64_t level, bool is_bf16) {
   return portable_kernels;
 }
 
+// Gate keys in int8 are multiplied as such; those in bfloat16, or where the processor can't do that, as floats.
+const Kernels& gate_kernels(const DsaProblem& p, int64_t level) {
+#if defined(__x86_64__)
+  if (level >= AVX512_INT8 && p.gate_is_int8) return avx512vnni_kernels;
+#endif
+  return kernels(level, false);
+}
+
 Sizes sizes(const DsaProblem& p, int64_t level) {
-  const bool is_paired = level == AVX512_BF16 && p.is_bf16, is_gate_paired = level == AVX512_BF16 && p.gate_is_bf16;
+  const bool is_paired = level == AVX512_BF16 && p.is_bf16;
+  const bool is_gate_in_fours = level >= AVX512_INT8 && p.gate_is_int8;
   Sizes z{};
   z.width = up(p.dim, STRIP);
   z.cells = is_paired ? z.width / 2 : z.width;
@@ -55,14 +65,16 @@ Sizes sizes(const DsaProblem& p, int64_t level) {
   z.packs_all = p.queries * p.keep * z.strips_per_block > z.strips;
   if (!p.selects) return z;
   z.gate_width = up(p.gate_dim, STRIP);
-  z.gate_cells = is_gate_paired ? z.gate_width / 2 : z.gate_width;
+  z.gate_cells = is_gate_in_fours ? z.gate_width / 4 : z.gate_width;
+  z.gate_row = z.gate_cells + TRAILER;
   z.subs_per_block = p.block / p.sub;
+  z.gate_panel = (z.subs_per_block * z.gate_cells + 1) * STRIP;
+  z.mean_panel = (z.gate_cells + 1) * STRIP;
   z.whole_blocks = p.keys / p.block;
   z.gate_panels = (z.whole_blocks + STRIP - 1) / STRIP;
   z.free = p.keep - p.sink - p.local;
   z.packs_gate = p.queries > z.tile;
-  z.spans = p.fan ? (z.whole_blocks + p.fan - 1) / p.fan : 0;
-  z.most_open = p.fan ? least(p.beam * (p.fan / STRIP), z.gate_panels) : z.gate_panels;
+  z.most_open = p.beam ? least(p.beam, z.gate_panels) : z.gate_panels;
   return z;
 }
 
@@ -83,8 +95,8 @@ int64_t divide(const DsaProblem& p, const Sizes& z, char* base, Shared* shared) 
   const int64_t heads = p.batch * p.groups;
   shared->panels = arena.take<float>(p.attends && z.packs_all ? heads * z.strips * z.panel : 0);
   shared->gate_panels =
-      arena.take<float>(z.packs_gate ? heads * z.gate_panels * z.subs_per_block * z.gate_cells * STRIP : 0);
-  shared->span_panels = arena.take<float>(heads * up(z.spans, STRIP) * 2 * z.gate_width);
+      arena.take<float>(z.packs_gate ? heads * z.gate_panels * z.gate_panel : 0);
+  shared->mean_panels = arena.take<float>(z.packs_gate && z.most_open < z.gate_panels ? heads * z.gate_panels * z.mean_panel : 0);
   return arena.used;
 }
 
@@ -101,11 +113,11 @@ int64_t divide(const DsaProblem& p, const Sizes& z, char* base, Scratch* s) {
   s->num_wanted = arena.take<int64_t>(1);
   s->picked = arena.take<int32_t>(z.tile * p.keep);
   s->num_picked = arena.take<int32_t>(z.tile);
-  const int64_t selects = p.selects ? z.tile : 0, candidates = most(z.most_open * STRIP, up(z.spans, STRIP));
-  s->gate_q = arena.take<float>(selects * p.gate_queries * z.gate_cells);
-  s->gate_strip = arena.take<float>(p.selects ? z.subs_per_block * z.gate_cells * STRIP : 0);
-  s->signs = arena.take<float>(z.spans ? selects * p.gate_queries * 2 * z.gate_width : 0);
-  s->spans = arena.take<float>(selects * up(z.spans, STRIP));
+  const int64_t selects = p.selects ? z.tile : 0, candidates = z.gate_panels * STRIP;
+  s->offsets = arena.take<float>(p.normalizes ? selects * p.heads_per_group : 0);
+  s->gate_q = arena.take<float>(selects * p.gate_queries * z.gate_row);
+  s->gate_strip = arena.take<float>(p.selects ? most(z.gate_panel, z.mean_panel) : 0);
+  s->coarse = arena.take<float>(z.most_open < z.gate_panels ? selects * z.gate_panels * STRIP : 0);
   s->open = arena.take<int32_t>(selects * z.most_open);
   s->masses = arena.take<float>(selects * z.most_open * STRIP);
   s->order = arena.take<int32_t>(candidates);
@@ -140,10 +152,10 @@ void share_out(int64_t num_threads, int64_t num_tasks, Work work) {
 
 void pack(const DsaProblem& p, const Sizes& z, int64_t level, int64_t num_threads, const Shared& shared) {
   const Kernels& of_keys = kernels(level, p.is_bf16);
-  const Kernels& of_gate = kernels(level, p.gate_is_bf16);
-  const int64_t heads = p.batch * p.groups, span_groups = up(z.spans, STRIP) / STRIP;
-  const int64_t strips = p.attends && z.packs_all ? z.strips : 0, gate_panels = z.packs_gate ? z.gate_panels : 0;
-  const int64_t gate_size = z.subs_per_block * z.gate_cells * STRIP, span_size = 2 * z.gate_width * STRIP;
+  const Kernels& of_gate = gate_kernels(p, level);
+  const int64_t heads = p.batch * p.groups;
+  const int64_t strips = p.attends && z.packs_all ? z.strips : 0;
+  const int64_t panels = z.packs_gate ? z.gate_panels : 0, means = z.most_open < z.gate_panels ? panels : 0;
   constexpr int64_t AT_ONCE = 32;
   const auto each = [&](int64_t count, auto one) {
     const int64_t parts = (count + AT_ONCE - 1) / AT_ONCE;
@@ -155,13 +167,13 @@ void pack(const DsaProblem& p, const Sizes& z, int64_t level, int64_t num_thread
   each(strips, [&](int64_t head, int64_t i) {
     of_keys.pack_strip(p, z, head / p.groups, head % p.groups, i, shared.panels + (head * strips + i) * z.panel);
   });
-  each(gate_panels, [&](int64_t head, int64_t i) {
-    float* to = shared.gate_panels + (head * gate_panels + i) * gate_size;
+  each(panels, [&](int64_t head, int64_t i) {
+    float* to = shared.gate_panels + (head * panels + i) * z.gate_panel;
     of_gate.pack_gate(p, z, head / p.groups, head % p.groups, i, to);
   });
-  each(span_groups, [&](int64_t head, int64_t i) {
-    float* to = shared.span_panels + (head * span_groups + i) * span_size;
-    of_gate.pack_spans(p, z, head / p.groups, head % p.groups, i * STRIP, to);
+  each(means, [&](int64_t head, int64_t i) {
+    float* to = shared.mean_panels + (head * means + i) * z.mean_panel;
+    of_gate.pack_means(p, z, head / p.groups, head % p.groups, i, to);
   });
 }
 
@@ -188,12 +200,13 @@ int run(const DsaProblem& p, int64_t level) {
   divide(p, z, common.memory, &shared);
   pack(p, z, level, num_threads, shared);
   const Kernels& of_keys = kernels(level, p.is_bf16);
-  const Kernels& of_gate = kernels(level, p.gate_is_bf16);
+  const Kernels& of_gate = gate_kernels(p, level);
   share_out(num_threads, tasks, [&](int64_t thread, int64_t task) {
     Scratch s;
     divide(p, z, own.memory + thread * bytes, &s);
     const int64_t head = task / tiles, begin = (tiles - 1 - task % tiles) * z.tile;
     const Place place{head / p.groups, head % p.groups, begin, least(begin + z.tile, p.queries)};
+    if (p.normalizes) of_keys.normalize(p, z, shared, place, s);
     if (p.selects)
       of_gate.select(p, z, shared, place, s);
     else
@@ -208,7 +221,7 @@ int run(const DsaProblem& p, int64_t level) {
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
-// The best level this processor has: 0 portable, 1 AVX2, 2 AVX-512, 3 AVX-512 with bfloat16.
+// The best level this processor has: 0 portable, 1 AVX2, 2 AVX-512, 3 with int8 products, 4 with bfloat16 ones too.
 EXPORT int64_t tuili_dsa_level() { return tuili::best_level(); }
 
 // Bytes of a problem, so that the caller can tell whether both sides agree on it.

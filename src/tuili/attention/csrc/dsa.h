@@ -10,14 +10,18 @@
 extern "C" struct DsaProblem {
   int64_t batch, groups, heads_per_group, queries, keys, dim;
   int64_t block, keep, sink, local;              // keep: blocks a token may hold
-  int64_t gate_queries, gate_dim, sub, fan, beam;  // fan 0: flat
-  int64_t is_bf16, gate_is_bf16;
-  int64_t selects, attends, threads;
+  int64_t gate_queries, gate_dim, sub, beam;  // beam: groups of 16 blocks that a token opens; 0: all
+  int64_t is_bf16, gate_is_bf16, gate_is_int8;  // gate keys are int8, or like the gate queries float or bfloat16
+  int64_t selects, attends, normalizes, threads;
   int64_t q_stride[3], k_stride[3], v_stride[3], out_stride[3];  // batch, head or group, token; width is contiguous
   int64_t gate_q_stride[4], gate_k_stride[3];                    // batch, token, group, query; batch, sub-block, group
   int64_t prior_stride[3], prior_size;                           // batch, token (0 repeats), group; P
   const void *q, *k, *v, *gate_q, *gate_k;
   void* out;
+  const float* gate_scale; // [B, whole blocks, G] contiguous, of int8 gate keys; or null
+  const int8_t* means;     // [B, whole blocks, G, e] contiguous, mean gate keys in int8; or null
+  const float* mean_scale; // [B, whole blocks, G] contiguous, their factors; or null
+  const float* offset;     // [B, T, G, Q] contiguous, what is taken off a gate query's scores; or null
   const float* bias;       // [G], or null
   const int64_t* start;    // [B] first valid key, or null
   const int32_t* prior;    // [B, T or 1, G, P] blocks, -1 unused, or null
@@ -30,6 +34,7 @@ namespace tuili {
 constexpr int STRIP = 16;      // keys side by side in a panel
 constexpr int MAX_TILE = 32;   // query tokens worked on together
 constexpr int MAX_CHUNK = 4;   // query heads, or gate queries, worked on together
+constexpr int TRAILER = 3;     // after a gate query's cells: where its sums begin, its factor, its offset
 
 struct Sizes {
   int64_t width;        // d rounded up to whole strips
@@ -40,9 +45,11 @@ struct Sizes {
   int64_t slots;        // strips that a token attends to at most
   int64_t tile;         // query tokens of a tile
   int64_t gate_width, gate_cells, subs_per_block;
-  int64_t whole_blocks; // blocks that are full
+  int64_t gate_row;     // cells of a gate query and its TRAILER
+  int64_t gate_panel;   // cells of a group of 16 blocks: gate keys, then a factor for each block
+  int64_t mean_panel;   // cells of the mean gate keys of 16 blocks and the factor of each
   int64_t gate_panels;  // groups of 16 blocks
-  int64_t spans;        // coarse spans of `fan` blocks; 0: flat selection
+  int64_t whole_blocks; // blocks that are full
   int64_t most_open;    // groups of 16 blocks that a token opens at most
   int64_t free;         // blocks that a token may choose
   bool packs_all;       // keys are packed once for everybody, not by each tile that wants them
@@ -62,12 +69,12 @@ struct Scratch {
   int64_t* num_wanted;
   int32_t* picked;      // [tile][keep]
   int32_t* num_picked;  // [tile]
-  float* gate_q;        // [tile][gate queries][gate_cells]
-  float* signs;         // [tile][gate queries][2 * gate_width]
-  float* spans;         // [tile][spans, rounded up]
+  float* offsets;       // [tile][heads of the group] log-sum-exp of the scores of the keys that are always kept
+  float* gate_q;        // [tile][gate queries][gate_row]
+  float* coarse;        // [tile][gate_panels * 16] scores by mean gate keys
   int32_t* open;        // [tile][most_open]
   float* masses;        // [tile][most_open][16]
-  int32_t* order;       // [most_open * 16, or spans if more]
+  int32_t* order;       // [gate_panels * 16]
   int32_t* places;      // as `order`, or the prior's size if more
   float* saved;         // [prior's size]
 };
@@ -75,8 +82,8 @@ struct Scratch {
 // What all threads share.
 struct Shared {
   float* panels;        // [B][G][strips][panel]
-  float* gate_panels;   // [B][G][gate_panels][subs_per_block][gate_cells][16]
-  float* span_panels;   // [B][G][spans / 16, rounded up][2][gate_width][16], upper then lower bounds
+  float* gate_panels;   // [B][G][gate_panels][gate_panel]: [subs_per_block][gate_cells][16], then [16]
+  float* mean_panels;   // [B][G][gate_panels][mean_panel]: [gate_cells][16], then [16]
 };
 
 struct Place {
@@ -86,9 +93,10 @@ struct Place {
 // The functions compiled for one instruction set.
 struct Kernels {
   void (*pack_strip)(const DsaProblem&, const Sizes&, int64_t row, int64_t group, int64_t strip, float* panel);
+  void (*normalize)(const DsaProblem&, const Sizes&, const Shared&, const Place&, const Scratch&);
   void (*attend)(const DsaProblem&, const Sizes&, const Shared&, const Place&, const Scratch&);
   void (*pack_gate)(const DsaProblem&, const Sizes&, int64_t row, int64_t group, int64_t panel, float* out);
-  void (*pack_spans)(const DsaProblem&, const Sizes&, int64_t row, int64_t group, int64_t span, float* out);
+  void (*pack_means)(const DsaProblem&, const Sizes&, int64_t row, int64_t group, int64_t panel, float* out);
   void (*select)(const DsaProblem&, const Sizes&, const Shared&, const Place&, const Scratch&);
 };
 
@@ -101,6 +109,7 @@ extern const Kernels portable_kernels;
 #if defined(__x86_64__)
 extern const Kernels avx2_kernels;
 extern const Kernels avx512_kernels;
+extern const Kernels avx512vnni_kernels;
 extern const Kernels avx512bf16_kernels;
 #endif
 

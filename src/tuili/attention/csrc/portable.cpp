@@ -4,5 +4,5 @@ constexpr int W = 4;
 }
 #include "select.h"
 
-const tuili::Kernels tuili::portable_kernels = {pack_strip<Single>, attend<Single>, pack_gate<Single>, pack_spans,
-                                                select<Single>};
+const tuili::Kernels tuili::portable_kernels = {pack_strip<Single>, normalize<Single>, attend<Single>,
+    pack_gate<Single>, pack_means<Single>, select<Single>};

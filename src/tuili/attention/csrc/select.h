@@ -1,8 +1,8 @@
 // Selection for a tile of query tokens: the rule of tuili.attention.select, fused.
 //
 // Gate keys lie in groups of 16 neighbouring blocks, side by side, one panel for each sub-block of a block; so the
-// maximum over sub-blocks and gate queries runs down registers. A token opens some groups (flat: all that hold
-// candidates, tree: those of its best spans), has a score for each of their blocks, and keeps the best.
+// maximum over sub-blocks and gate queries runs down registers. A token opens groups, all that hold candidates or those
+// with the best mean gate keys, has a score for each of their blocks, and keeps the best.
 #pragma once
 #include "attend.h"
 
@@ -41,28 +41,88 @@ INLINE vf log_sigmoid(vf z) {
   return (z < vf{} ? z : vf{}) - t * series;
 }
 
-// Sub-block panels of a group of 16 blocks: keys as [subs][cells][16].
+// Copy an int8 gate key into cells 16 apart: as floats, or four to a cell with 128 added to each.
 template <class Cell>
-void pack_gate(const DsaProblem& p, const Sizes& z, int64_t row, int64_t group, int64_t panel, float* out) {
-  const int64_t num_subs = (p.keys + p.sub - 1) / p.sub;
-  for (int64_t lane = 0; lane < STRIP; ++lane)
-    for (int64_t i = 0; i < z.subs_per_block; ++i) {
-      const int64_t at = (panel * STRIP + lane) * z.subs_per_block + i;
-      const int64_t begin = row * p.gate_k_stride[0] + at * p.gate_k_stride[1] + group * p.gate_k_stride[2];
-      spread<Cell>(at < num_subs ? p.gate_k : nullptr, begin, p.gate_is_bf16, p.gate_dim, z.gate_cells,
-                   out + i * z.gate_cells * STRIP + lane, STRIP);
+INLINE void spread_int8(const int8_t* from, int64_t width, int64_t cells, float* to) {
+  if constexpr (Cell::PER_CELL == 4) {
+    for (int64_t i = 0; i < cells; ++i) {
+      uint32_t four = 0;
+      __builtin_memcpy(&four, from + 4 * i, 4 * i + 4 <= width ? 4 : width > 4 * i ? width - 4 * i : 0);
+      to[i * STRIP] = cell(four ^ 0x80808080u);
     }
+  } else {
+    for (int64_t i = 0; i < cells; ++i) to[i * STRIP] = i < width ? from[i] : 0.0f;
+  }
 }
 
+inline int64_t gate_key_begin(const DsaProblem& p, int64_t row, int64_t at, int64_t group) {
+  return row * p.gate_k_stride[0] + at * p.gate_k_stride[1] + group * p.gate_k_stride[2];
+}
+
+// Sub-block panels of a group of 16 blocks: gate keys as [subs][cells][16], then each block's factor [16].
+template <class Cell>
+void pack_gate(const DsaProblem& p, const Sizes& z, int64_t row, int64_t group, int64_t panel, float* out) {
+  float* factors = out + z.subs_per_block * z.gate_cells * STRIP;
+  for (int64_t lane = 0; lane < STRIP; ++lane) {
+    const int64_t block = panel * STRIP + lane;
+    const bool is_here = block < z.whole_blocks;
+    const int64_t at = (row * z.whole_blocks + block) * p.groups + group;
+    factors[lane] = is_here && p.gate_is_int8 ? p.gate_scale[at] : is_here ? 1.0f : 0.0f;
+    for (int64_t i = 0; i < z.subs_per_block; ++i) {
+      const int64_t begin = gate_key_begin(p, row, block * z.subs_per_block + i, group);
+      float* to = out + i * z.gate_cells * STRIP + lane;
+      if (is_here && p.gate_is_int8)
+        spread_int8<Cell>(static_cast<const int8_t*>(p.gate_k) + begin, p.gate_dim, z.gate_cells, to);
+      else
+        spread<Cell>(is_here ? p.gate_k : nullptr, begin, p.gate_is_bf16, p.gate_dim, z.gate_cells, to, STRIP);
+    }
+  }
+}
+
+// The mean gate keys of 16 blocks side by side [cells][16], then the factor of each [16].
+template <class Cell>
+void pack_means(const DsaProblem& p, const Sizes& z, int64_t row, int64_t group, int64_t panel, float* out) {
+  float* factors = out + z.gate_cells * STRIP;
+  for (int64_t lane = 0; lane < STRIP; ++lane) {
+    const int64_t block = panel * STRIP + lane, at = (row * z.whole_blocks + block) * p.groups + group;
+    const bool is_here = block < z.whole_blocks;
+    factors[lane] = is_here && p.gate_is_int8 ? p.mean_scale[at] : is_here ? 1.0f : 0.0f;
+    for (int64_t i = 0; i < z.gate_cells; ++i) out[i * STRIP + lane] = 0.0f;
+    if (!is_here) continue;
+    if (p.gate_is_int8) {
+      spread_int8<Cell>(p.means + at * p.gate_dim, p.gate_dim, z.gate_cells, out + lane);
+      continue;
+    }
+    for (int64_t i = 0; i < p.gate_dim; ++i) {
+      float sum = 0.0f;
+      for (int64_t sub = 0; sub < z.subs_per_block; ++sub)
+        sum += read(p.gate_k, gate_key_begin(p, row, block * z.subs_per_block + sub, group) + i, p.gate_is_bf16);
+      out[i * STRIP + lane] = sum / static_cast<float>(z.subs_per_block);
+    }
+  }
+}
+
+// Raise `best` [TOKENS * CHUNK] to the dot products with PANELS panels. A function of its own, so that the sums get
+// the registers.
 template <class Cell, int TOKENS, int CHUNK, int PANELS>
-INLINE void gate_dots(const float* const* q, const float* panels, int64_t cells, float* const* z) {
-  vf parts[PANELS][TOKENS * CHUNK][LANES_PER_STRIP] = {};
+__attribute__((noinline)) void gate_dots(const float* const* q, const float* panels, int64_t cells,
+                                         typename Cell::Sum* best) {
+  using Sum = typename Cell::Sum;
+  Sum parts[PANELS][TOKENS * CHUNK][LANES_PER_STRIP];
+#pragma GCC unroll 4
+  for (int n = 0; n < PANELS; ++n)
+#pragma GCC unroll 8
+    for (int t = 0; t < TOKENS; ++t)
+#pragma GCC unroll 4
+      for (int h = 0; h < CHUNK; ++h)
+#pragma GCC unroll 4
+        for (int l = 0; l < LANES_PER_STRIP; ++l) parts[n][t * CHUNK + h][l] = Cell::begin(q[t][cells * CHUNK + h]);
   for (int64_t i = 0; i < cells; ++i) {
-    vf keys[PANELS][LANES_PER_STRIP];
+    Sum keys[PANELS][LANES_PER_STRIP];
 #pragma GCC unroll 4
     for (int n = 0; n < PANELS; ++n)
 #pragma GCC unroll 4
-      for (int l = 0; l < LANES_PER_STRIP; ++l) keys[n][l] = load(panels + (n * cells + i) * STRIP + l * W);
+      for (int l = 0; l < LANES_PER_STRIP; ++l) keys[n][l] = Cell::keys(panels + (n * cells + i) * STRIP + l * W);
 #pragma GCC unroll 8
     for (int t = 0; t < TOKENS; ++t)
 #pragma GCC unroll 4
@@ -71,37 +131,52 @@ INLINE void gate_dots(const float* const* q, const float* panels, int64_t cells,
         for (int n = 0; n < PANELS; ++n)
 #pragma GCC unroll 4
           for (int l = 0; l < LANES_PER_STRIP; ++l) {
-            vf& sum = parts[n][t * CHUNK + h][l];
+            Sum& sum = parts[n][t * CHUNK + h][l];
             sum = Cell::multiply_add(sum, q[t] + i * CHUNK + h, keys[n][l]);
           }
   }
+#pragma GCC unroll 16
+  for (int r = 0; r < TOKENS * CHUNK; ++r)
+#pragma GCC unroll 4
+    for (int l = 0; l < LANES_PER_STRIP; ++l) {
+      Sum top = best[r * LANES_PER_STRIP + l];
+#pragma GCC unroll 4
+      for (int n = 0; n < PANELS; ++n) top = Cell::larger(top, parts[n][r][l]);
+      best[r * LANES_PER_STRIP + l] = top;
+    }
+}
+
+// z = max(z, factors * dots - offset) over every panel and every row of the chunk.
+template <class Cell, int TOKENS, int CHUNK>
+void raise(const float* const* q, const float* panels, int64_t cells, int64_t num_panels, float* const* z) {
+  constexpr int FIT = W < 16 ? 1 : TOKENS * CHUNK * 4 <= 24 ? 4 : 2;
+  typename Cell::Sum best[TOKENS * CHUNK * LANES_PER_STRIP];
+  for (int i = 0; i < TOKENS * CHUNK * LANES_PER_STRIP; ++i) best[i] = Cell::lowest();
+  int64_t n = 0;
+  for (; n + FIT <= num_panels; n += FIT)
+    gate_dots<Cell, TOKENS, CHUNK, FIT>(q, panels + n * cells * STRIP, cells, best);
+  for (; n < num_panels; ++n) gate_dots<Cell, TOKENS, CHUNK, 1>(q, panels + n * cells * STRIP, cells, best);
+  const float* factors = panels + num_panels * cells * STRIP;
 #pragma GCC unroll 8
   for (int t = 0; t < TOKENS; ++t)
 #pragma GCC unroll 4
     for (int l = 0; l < LANES_PER_STRIP; ++l) {
-      vf best = load(z[t] + l * W);
+      vf top = load(z[t] + l * W);
+      const vf factor = load(factors + l * W);
 #pragma GCC unroll 4
-      for (int h = 0; h < CHUNK; ++h)
-#pragma GCC unroll 4
-        for (int n = 0; n < PANELS; ++n) best = max(best, parts[n][t * CHUNK + h][l]);
-      store(z[t] + l * W, best);
+      for (int h = 0; h < CHUNK; ++h) {
+        const float *row = q[t] + cells * CHUNK + h, scale = row[CHUNK], offset = row[2 * CHUNK];
+        top = max(top, Cell::value(best[(t * CHUNK + h) * LANES_PER_STRIP + l]) * factor * scale - offset);
+      }
+      store(z[t] + l * W, top);
     }
 }
 
-// z = max(z, dots with every panel and every row of the chunk).
-template <class Cell, int TOKENS, int CHUNK>
-void raise(const float* const* q, const float* panels, int64_t cells, int64_t num_panels, float* const* z) {
-  constexpr int FIT = W < 16 ? 1 : TOKENS * CHUNK * 4 <= 24 ? 4 : 2;
-  int64_t n = 0;
-  for (; n + FIT <= num_panels; n += FIT)
-    gate_dots<Cell, TOKENS, CHUNK, FIT>(q, panels + n * cells * STRIP, cells, z);
-  for (; n < num_panels; ++n) gate_dots<Cell, TOKENS, CHUNK, 1>(q, panels + n * cells * STRIP, cells, z);
-}
-
-// Rows of gate queries: [token][chunks of [cells][chunk]].
+// Rows of gate queries: [token][chunks of [cells, and the trailer][chunk]].
 struct Rows {
   const float* cells_of;
   int64_t num_rows, cells;
+  int64_t stride() const { return cells + tuili::TRAILER; }
 };
 
 template <class Cell, int CHUNK>
@@ -109,7 +184,7 @@ void raise_tokens(const Rows& rows, int64_t first_row, const int* tokens, int co
                   int64_t num_panels, float* const* z) {
   constexpr int MOST = W < 16 ? (CHUNK * 2 <= MAX_ROWS ? 2 : 1) : CHUNK == 1 ? 8 : CHUNK <= 3 ? 4 : 2;
   const float* q[MOST];
-  const auto at = [&](int t) { return rows.cells_of + (tokens[t] * rows.num_rows + first_row) * rows.cells; };
+  const auto at = [&](int t) { return rows.cells_of + (tokens[t] * rows.num_rows + first_row) * rows.stride(); };
   int t = 0;
   for (; t + MOST <= count; t += MOST) {
     for (int i = 0; i < MOST; ++i) q[i] = at(t + i);
@@ -189,12 +264,16 @@ struct Selection {
   const Place& place;
   const Scratch& s;
 
-  int64_t num = 0, first = 0;        // tokens; first candidate of the row
+  int64_t num = 0, first = 0;       // tokens; first candidate of the row
   int64_t ends[MAX_TILE] = {};      // the candidates of a token end before this block
   int64_t num_open[MAX_TILE] = {};  // groups of 16 blocks that a token opens
 
   int32_t* open(int64_t t) const { return s.open + t * z.most_open; }
   float* scores(int64_t t) const { return s.masses + t * z.most_open * STRIP; }
+  float* coarse(int64_t t) const { return s.coarse + t * z.gate_panels * STRIP; }
+  int64_t num_groups(int64_t t) const { return ends[t] > first ? (ends[t] - 1) / STRIP - first / STRIP + 1 : 0; }
+  int64_t head() const { return place.row * p.groups + place.group; }
+  Rows rows() const { return {s.gate_q, p.gate_queries, z.gate_cells}; }
 
   void run() {
     num = place.last - place.first;
@@ -208,10 +287,8 @@ struct Selection {
       ends[t] = has_candidates ? position / p.block - p.local + 1 : 0;
       for (int64_t r = 0; r < p.gate_queries; ++r) load_gate_query(t, r);
     }
-    if (z.spans)
-      open_best_spans();
-    else
-      open_all();
+    score_means();
+    for (int64_t t = 0; t < num; ++t) open_best(t);
     score_open();
     for (int64_t t = 0; t < num; ++t) keep(t);
   }
@@ -221,65 +298,103 @@ struct Selection {
            place.group * p.gate_q_stride[2] + r * p.gate_q_stride[3];
   }
 
-  // Rows of a chunk lie side by side; for the tree also their positive, then their negative parts.
+  // What is taken off the scores of a gate query: given, or the mean of what its heads spend on the keys always kept.
+  float offset_of(int64_t t, int64_t r) const {
+    const int64_t token = (place.row * p.queries + place.first + t) * p.groups + place.group;
+    if (p.offset) return p.offset[token * p.gate_queries + r];
+    if (!p.normalizes) return 0.0f;
+    float sum = 0.0f;
+    int num_heads = 0;
+    for (int64_t h = 0; h < p.heads_per_group; ++h)
+      if (h * p.gate_queries / p.heads_per_group == r) sum += s.offsets[t * p.heads_per_group + h], ++num_heads;
+    return num_heads ? sum / num_heads : 0.0f;
+  }
+
+  // A gate query in int8 into cells `chunk` apart; one that is not finite becomes 0.
+  void load_int8(int64_t begin, int64_t chunk, float* to) const {
+    float most = 0.0f;
+    bool is_finite = true;
+    for (int64_t i = 0; i < p.gate_dim; ++i) {
+      const float size = __builtin_fabsf(read(p.gate_q, begin + i, p.gate_is_bf16));
+      is_finite &= size <= __FLT_MAX__;
+      most = size > most ? size : most;
+    }
+    const float factor = is_finite && most > 0 ? 127.0f / most : 0.0f;
+    int32_t sum = 0;
+    for (int64_t i = 0; i < z.gate_cells * Cell::PER_CELL; ++i) {
+      const float x = i < p.gate_dim && factor > 0 ? read(p.gate_q, begin + i, p.gate_is_bf16) * factor : 0.0f;
+      const int32_t rounded = static_cast<int32_t>(__builtin_rintf(x));
+      sum += rounded;
+      if constexpr (Cell::PER_CELL == 4)
+        reinterpret_cast<int8_t*>(to + i / 4 * chunk)[i % 4] = static_cast<int8_t>(rounded);
+      else
+        to[i * chunk] = static_cast<float>(rounded);
+    }
+    if constexpr (Cell::PER_CELL == 4) to[z.gate_cells * chunk] = cell(static_cast<uint32_t>(-128 * sum));
+    to[(z.gate_cells + 1) * chunk] = factor > 0 ? most / 127.0f : 0.0f;
+  }
+
+  // Rows of a chunk lie side by side.
   void load_gate_query(int64_t t, int64_t r) {
     const int64_t whole = p.gate_queries / MAX_CHUNK * MAX_CHUNK;
     const int64_t chunk = r < whole ? MAX_CHUNK : p.gate_queries - whole;
     const int64_t row = t * p.gate_queries + (r < whole ? r / MAX_CHUNK * MAX_CHUNK : whole), lane = r % MAX_CHUNK;
     const int64_t begin = gate_query_begin(t, r);
-    float* to = s.gate_q + row * z.gate_cells + lane;
-    spread<Cell>(p.gate_q, begin, p.gate_is_bf16, p.gate_dim, z.gate_cells, to, chunk);
-    if (!z.spans) return;
-    float* above = s.signs + row * 2 * z.gate_width + lane;
-    float* below = above + z.gate_width * chunk;
-    for (int64_t i = 0; i < z.gate_width; ++i) {
-      const float x = i < p.gate_dim ? read(p.gate_q, begin + i, p.gate_is_bf16) : 0.0f;
-      above[i * chunk] = x > 0 ? x : 0.0f;
-      below[i * chunk] = x < 0 ? x : 0.0f;
-    }
+    float *to = s.gate_q + row * z.gate_row + lane, *trailer = to + z.gate_cells * chunk;
+    const float offset = offset_of(t, r);
+    trailer[0] = 0.0f, trailer[chunk] = 1.0f, trailer[2 * chunk] = offset;
+    if (p.gate_is_int8)
+      load_int8(begin, chunk, to);
+    else
+      spread<Cell>(p.gate_q, begin, p.gate_is_bf16, p.gate_dim, z.gate_cells, to, chunk);
   }
 
-  void open_all() {
-    for (int64_t t = 0; t < num; ++t) {
-      num_open[t] = 0;
-      for (int64_t at = first / STRIP; at * STRIP < ends[t]; ++at) open(t)[num_open[t]++] = static_cast<int32_t>(at);
-    }
-  }
-
-  void open_best_spans() {
-    const int64_t width = tuili::up(z.spans, STRIP), depth = 2 * z.gate_width;
-    const float* panels = shared.span_panels + (place.row * p.groups + place.group) * width * depth;
-    for (int64_t i = 0; i < num * width; ++i) s.spans[i] = NONE;
-    for (int64_t begin = first / p.fan / STRIP * STRIP; begin < z.spans; begin += STRIP) {
+  // Score all candidates of the tokens that have more groups than they may open, by mean gate keys.
+  void score_means() {
+    int many[MAX_TILE], num_many = 0;
+    int64_t end = 0;
+    for (int t = 0; t < num; ++t)
+      if (num_groups(t) > z.most_open) many[num_many++] = t, end = tuili::most(end, ends[t]);
+    for (int i = 0; i < num_many; ++i)
+      for (int64_t at = 0; at < end; ++at) coarse(many[i])[at] = NONE;
+    for (int64_t at = first / STRIP; at * STRIP < end; ++at) {
       int tokens[MAX_TILE], count = 0;
       float* to[MAX_TILE];
-      for (int t = 0; t < num; ++t)
-        if (ends[t] > begin * p.fan) tokens[count] = t, to[count++] = s.spans + t * width + begin;
-      raise_all<Single>({s.signs, p.gate_queries, depth}, tokens, count, panels + begin * depth, 1, to);
+      for (int i = 0; i < num_many; ++i)
+        if (at * STRIP < ends[many[i]]) tokens[count] = many[i], to[count++] = coarse(many[i]) + at * STRIP;
+      const float* panel = s.gate_strip;
+      if (z.packs_gate)
+        panel = shared.mean_panels + (head() * z.gate_panels + at) * z.mean_panel;
+      else
+        pack_means<Cell>(p, z, place.row, place.group, at, s.gate_strip);
+      raise_all<Cell>(rows(), tokens, count, panel, 1, to);
     }
-    for (int64_t t = 0; t < num; ++t) open_spans_of(t, s.spans + t * width);
   }
 
-  // The span in which the candidates end is opened whatever its bound.
-  void open_spans_of(int64_t t, float* bounds) {
+  // Open all groups that hold candidates, or those with the best ones by mean gate keys.
+  void open_best(int64_t t) {
     num_open[t] = 0;
-    if (ends[t] <= first) return;
-    const int64_t begin = first / p.fan, end = (ends[t] + p.fan - 1) / p.fan, width = tuili::up(end, STRIP);
-    weigh(t, bounds, width, p.fan, [](int64_t span) { return span; });
-    if (ends[t] % p.fan) bounds[end - 1] = -NONE;
-    rank(bounds, width);
-    for (int64_t i = 0; i < begin; ++i) s.order[i] = OUT;
-    for (int64_t i = end; i < width; ++i) s.order[i] = OUT;
-    const int64_t found = pick_best(s.order, width, p.beam, s.places), groups = p.fan / STRIP;
-    for (int64_t i = 0; i < found; ++i)
-      for (int64_t at = s.places[i] * groups; at < (s.places[i] + 1) * groups; ++at)
-        if ((at + 1) * STRIP > first && at * STRIP < ends[t]) open(t)[num_open[t]++] = static_cast<int32_t>(at);
+    const int64_t begin = first / STRIP, count = num_groups(t);
+    if (count <= z.most_open) {
+      for (int64_t at = begin; at < begin + count; ++at) open(t)[num_open[t]++] = static_cast<int32_t>(at);
+      return;
+    }
+    const int64_t size = tuili::up(ends[t], STRIP), width = tuili::up(begin + count, W);
+    weigh(t, coarse(t), size, [](int64_t block) { return block; });
+    rank(coarse(t), size);
+    for (int64_t i = 0; i < first; ++i) s.order[i] = OUT;
+    for (int64_t i = ends[t]; i < size; ++i) s.order[i] = OUT;
+    for (int64_t at = 0; at < width; ++at) {
+      int32_t best = OUT;
+      for (int64_t i = at * STRIP; at >= begin && i < tuili::least(size, (at + 1) * STRIP); ++i)
+        best = s.order[i] > best ? s.order[i] : best;
+      s.order[at] = best;  // a group lies behind the place of its rank, so none is overwritten before it is read
+    }
+    num_open[t] = pick_best(s.order, width, z.most_open, open(t));
   }
 
   // Score what is open, group by group, for all tokens that opened it.
   void score_open() {
-    const Rows rows{s.gate_q, p.gate_queries, z.gate_cells};
-    const int64_t size = z.subs_per_block * z.gate_cells * STRIP, head = place.row * p.groups + place.group;
     int64_t next[MAX_TILE] = {};
     for (int64_t t = 0; t < num; ++t)
       for (int64_t i = 0; i < num_open[t] * STRIP; ++i) scores(t)[i] = NONE;
@@ -295,19 +410,19 @@ struct Selection {
           tokens[count] = t, to[count++] = scores(t) + next[t]++ * STRIP;
       const float* panels = s.gate_strip;
       if (z.packs_gate) {
-        panels = shared.gate_panels + (head * z.gate_panels + at) * size;
-        if (at + 1 < z.gate_panels) fetch(panels + size, size * 4);
+        panels = shared.gate_panels + (head() * z.gate_panels + at) * z.gate_panel;
+        if (at + 1 < z.gate_panels) fetch(panels + z.gate_panel, z.gate_panel * 4);
       } else {
         pack_gate<Cell>(p, z, place.row, place.group, at, s.gate_strip);
       }
-      raise_all<Cell>(rows, tokens, count, panels, z.subs_per_block, to);
+      raise_all<Cell>(rows(), tokens, count, panels, z.subs_per_block, to);
     }
   }
 
-  // Scores become what the rule orders by: the score itself, with a prior the log mass. `unit` blocks are one entry,
-  // `find` tells the place of an entry, or -1.
+  // Scores become what the rule orders by: the score itself, with a prior the log mass. `find` tells the place of a
+  // block, or -1.
   template <class Find>
-  void weigh(int64_t t, float* values, int64_t size, int64_t unit, Find find) {
+  void weigh(int64_t t, float* values, int64_t size, Find find) {
     const float bias = p.bias ? p.bias[place.group] : 0.0f;
     for (int64_t i = 0; i < size; i += W) store(values + i, load(values + i) + bias);
     if (!p.prior) return;
@@ -315,7 +430,7 @@ struct Selection {
     const int32_t* prior = p.prior + place.row * p.prior_stride[0] + (place.first + t) * p.prior_stride[1] +
                            place.group * p.prior_stride[2];
     for (int64_t i = 0; i < p.prior_size; ++i) {
-      const int64_t at = prior[i] < 0 || prior[i] >= z.whole_blocks ? -1 : find(prior[i] / unit);
+      const int64_t at = prior[i] < 0 || prior[i] >= z.whole_blocks ? -1 : find(prior[i]);
       s.places[i] = static_cast<int32_t>(at);
       s.saved[i] = at >= 0 && at < size ? values[at] : 0.0f;
     }
@@ -330,6 +445,7 @@ struct Selection {
       store(reinterpret_cast<float*>(s.order + i), reinterpret_cast<vf>(ordered(load(values + i))));
   }
 
+  // The place of a block among those a token opened, or -1.
   int64_t place_of(int64_t t, int64_t block) const {
     int64_t low = 0, high = num_open[t];
     while (low < high) {
@@ -346,7 +462,7 @@ struct Selection {
     const int64_t size = num_open[t] * STRIP;
     int64_t found = 0;
     if (size) {
-      weigh(t, scores(t), size, 1, [&](int64_t block) { return place_of(t, block); });
+      weigh(t, scores(t), size, [&](int64_t block) { return place_of(t, block); });
       rank(scores(t), size);
       for (int64_t i = 0; i < STRIP; ++i) {
         if (open(t)[0] * STRIP + i < first) s.order[i] = OUT;
@@ -413,26 +529,6 @@ template <class Cell>
 void select(const DsaProblem& p, const Sizes& z, const Shared& shared, const Place& place, const Scratch& s) {
   Selection<Cell> selection{p, z, shared, place, s};
   selection.run();
-}
-
-// Upper and lower bounds of the gate keys of 16 spans, [width] upper then [width] lower; sink and padding left out.
-inline void pack_spans(const DsaProblem& p, const Sizes& z, int64_t row, int64_t group, int64_t begin, float* out) {
-  const int64_t first = tuili::first_key(p, row) / p.block + p.sink;
-  for (int64_t lane = 0; lane < STRIP; ++lane) {
-    const int64_t from = tuili::most((begin + lane) * p.fan, first);
-    const int64_t to = tuili::least((begin + lane + 1) * p.fan, z.whole_blocks);
-    for (int64_t i = 0; i < z.gate_width; ++i) {
-      float upper = from < to && i < p.gate_dim ? NONE : 0.0f, lower = -upper;
-      for (int64_t at = from * z.subs_per_block; i < p.gate_dim && at < to * z.subs_per_block; ++at) {
-        const int64_t index = row * p.gate_k_stride[0] + at * p.gate_k_stride[1] + group * p.gate_k_stride[2] + i;
-        const float x = read(p.gate_k, index, p.gate_is_bf16);
-        upper = x > upper ? x : upper;
-        lower = x < lower ? x : lower;
-      }
-      out[i * STRIP + lane] = upper;
-      out[(z.gate_width + i) * STRIP + lane] = lower;
-    }
-  }
 }
 
 }  // namespace

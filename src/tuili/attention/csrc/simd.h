@@ -59,6 +59,12 @@ INLINE vf exp2(vf x) {
 // What a cell holds: one float ...
 struct Single {
   static constexpr int PER_CELL = 1;
+  using Sum = vf;  // what products add up to
+  INLINE vf keys(const float* from) { return load(from); }
+  INLINE vf begin(float x) { return splat(x); }
+  INLINE vf lowest() { return splat(-__builtin_inff()); }
+  INLINE vf larger(vf a, vf b) { return max(a, b); }
+  INLINE vf value(vf sum) { return sum; }
   INLINE vf multiply_add(vf sum, const float* one, vf many) { return sum + *one * many; }
 };
 
@@ -72,6 +78,28 @@ struct Pair {
   }
   INLINE void store_narrow(float* to, vf x) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), (__m256i)_mm512_cvtneps_pbh((__m512)x));
+  }
+};
+#endif
+
+#if defined(TUILI_INT8_DOT)
+// ... or four int8: those of keys plus 128, without a sign, those of queries as they are. Sums are int32.
+struct Quad {
+  static constexpr int PER_CELL = 4;
+  using Sum = __m512i;
+  INLINE Sum keys(const float* from) { return _mm512_loadu_si512(from); }
+  INLINE Sum begin(float bits) {
+    int32_t x;
+    __builtin_memcpy(&x, &bits, 4);
+    return _mm512_set1_epi32(x);
+  }
+  INLINE Sum lowest() { return _mm512_set1_epi32(INT32_MIN); }
+  INLINE Sum larger(Sum a, Sum b) { return _mm512_max_epi32(a, b); }
+  INLINE vf value(Sum sum) { return (vf)_mm512_cvtepi32_ps(sum); }
+  // Written out, since compilers copy the sums about when they choose the registers for the intrinsic.
+  INLINE Sum multiply_add(Sum sum, const float* one, Sum many) {
+    asm("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(many), "m"(*one));
+    return sum;
   }
 };
 #endif
