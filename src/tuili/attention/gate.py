@@ -1,7 +1,8 @@
 """The gate: two small projections that score blocks of keys, and the file that holds a model's gates.
 
-z = max over gate queries r and sub-blocks i of (W_q q)_r . (W_k mean k_i) + bias, M = sigmoid(z). Queries and keys are
-those of the attention itself, position already applied. How a gate is taught: `tuili.attention.target`.
+z = max over gate queries r and sub-blocks i of (W_q q)_r . (W_k mean k_i) - c_r + bias, M = sigmoid(z), with c_r what
+the query's heads spend on the keys that are always kept (`tuili.attention.offset`). Queries and keys are those of the
+attention itself, position already applied. How a gate is taught: `tuili.attention.target`.
 """
 
 from __future__ import annotations
@@ -104,14 +105,17 @@ class Gate(nn.Module):
         return cls(shape)._set(torch.eye(head_dim), scale)
 
     @classmethod
-    def principal(cls, shape: GateShape, k: Tensor, scale: float | None = None) -> Gate:
-        """Return a gate that scores by the attention's own queries and keys, in the keys' strongest directions.
+    @torch.no_grad()
+    def balanced(cls, shape: GateShape, q: Tensor, k: Tensor, scale: float | None = None) -> Gate:
+        """Return the gate whose dot products come nearest to the attention's own, in mean square over q and k.
 
-        A start for distillation; heads that share a gate query are averaged.
+        A start for distillation: the strongest directions of C_q^1/2 C_k^1/2, with the second moments C of the queries
+        and the pooled keys of a text; heads that share a gate query are averaged.
 
         Args:
             shape: its sizes; the width is at most the head dim.
-            k: keys [G, N, d] of a text.
+            q: queries [H, T, d] of a text.
+            k: keys [G, N, d] of it.
             scale: the attention's; None: head_dim ** -0.5.
 
         Raises:
@@ -119,19 +123,25 @@ class Gate(nn.Module):
         """
         if shape.width > shape.head_dim:
             raise UsageError(f"there are {shape.head_dim} directions at most, the width is {shape.width}")
-        basis_Gde = torch.linalg.svd(k.float(), full_matrices=False).Vh[:, : shape.width].transpose(1, 2)
-        return cls(shape)._set(basis_Gde, scale)
+        pooled_GNd = gate_keys(k[None].float(), None, shape.sub)[0].transpose(0, 1)
+        root_q, inverse_q = _roots(q.float().unflatten(0, (shape.groups, -1)).flatten(1, 2))
+        root_k, inverse_k = _roots(pooled_GNd)
+        left, strength, right = torch.linalg.svd(root_q @ root_k)
+        share = strength.sqrt()[:, None, : shape.width]
+        basis_q_Gde = inverse_q @ left[..., : shape.width] * share
+        basis_k_Gde = inverse_k @ right.transpose(1, 2)[..., : shape.width] * share
+        return cls(shape)._set(basis_q_Gde, scale, basis_k_Gde)
 
     @torch.no_grad()
-    def _set(self, basis: Tensor, scale: float | None) -> Gate:
-        """Set the weights from a basis [d, e], or one for each group [G, d, e]."""
+    def _set(self, basis: Tensor, scale: float | None, basis_k: Tensor | None = None) -> Gate:
+        """Set the weights from a basis [d, e] or [G, d, e] for queries and, if none is given, for keys as well."""
         shape, per_group = self.shape, self.shape.heads // self.shape.groups
         share_RQ = nn.functional.one_hot(torch.arange(per_group) * shape.queries // per_group, shape.queries).float()
         factor = shape.head_dim**-0.5 if scale is None else scale
         basis_Gde = basis.expand(shape.groups, -1, -1)
         q_proj = torch.einsum("rq,gde->grdqe", share_RQ / share_RQ.sum(0), basis_Gde * factor)
         self.q_proj.copy_(q_proj.flatten(3).flatten(1, 2))
-        self.k_proj.copy_(basis_Gde)
+        self.k_proj.copy_(basis_Gde if basis_k is None else basis_k)
         return self
 
     def queries(self, q: Tensor) -> Tensor:
@@ -156,10 +166,16 @@ class Gate(nn.Module):
         """
         return gate_keys(k, self.k_proj, self.shape.sub)
 
-    def forward(self, q: Tensor, k: Tensor, block: int) -> Tensor:
+    def forward(self, q: Tensor, k: Tensor, block: int, offset: Tensor | None = None) -> Tensor:
         """Return the scores z of every whole block [B, T, G, N // block] in float32, future ones included.
 
         For training on sampled queries: O(N / sub) a query, with gradients.
+
+        Args:
+            q: queries [B, H, T, d].
+            k: keys [B, G, N, d].
+            block: keys per block.
+            offset: [B, T, G, Q], taken off the scores; None: 0.
 
         Raises:
             UsageError: the sub-block does not divide the block.
@@ -170,7 +186,8 @@ class Gate(nn.Module):
         keys_BNGe = self.keys(k[:, :, : num_blocks * block]).float()
         q_BGTQe = self.queries(q).float().transpose(1, 2)
         dots_BGTQN = (q_BGTQe.flatten(2, 3) @ keys_BNGe.permute(0, 2, 3, 1)).unflatten(2, q_BGTQe.shape[2:4])
-        z_BGTJ = dots_BGTQN.amax(3).unflatten(3, (num_blocks, block // self.shape.sub)).amax(4)
+        z_BGTQJ = dots_BGTQN.unflatten(4, (num_blocks, block // self.shape.sub)).amax(5)
+        z_BGTJ = (z_BGTQJ if offset is None else z_BGTQJ - offset.transpose(1, 2)[..., None]).amax(3)
         return z_BGTJ.transpose(1, 2) + self.bias[:, None]
 
     def check_block(self, block: int) -> None:
@@ -183,6 +200,13 @@ class Gate(nn.Module):
             raise UsageError(
                 f"a gate with one key for {self.shape.sub} keys can't score blocks of {block}; choose a multiple"
             )
+
+
+def _roots(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the square root of the second moments of vectors [G, N, d], and its inverse; tiny ones are raised."""
+    values, vectors = torch.linalg.eigh(x.transpose(1, 2) @ x / x.shape[1])
+    values = values.clamp_min(1e-5 * float(values.amax())).sqrt()[:, None]
+    return vectors * values @ vectors.transpose(1, 2), vectors / values @ vectors.transpose(1, 2)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

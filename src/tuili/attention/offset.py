@@ -39,7 +39,7 @@ def kept_log_mass(
         num_gate_queries: Q, at most H / G; head r of a group belongs to gate query r * Q // (H / G).
         start: [B], first valid key of each row; None: 0.
     """
-    batch, groups, num_keys, dim = k.shape
+    batch, groups, _, dim = k.shape
     per_group = q.shape[1] // groups
     start_B = torch.zeros(batch, dtype=torch.int64, device=q.device) if start is None else start.long()
     step = max(1, PIECE_ELEMENTS // max(1, batch * groups * (budget.sink + budget.local) * budget.block * dim))

@@ -69,7 +69,7 @@ class GateKeys:
 
 
 def quantize(gate_k: Tensor, per_block: int, sub: int) -> GateKeys:
-    """Return gate keys [B, n, G, e] in int8, `per_block` of them to a block; those of a last, partial block are left out.
+    """Return gate keys [B, n, G, e] in int8, `per_block` of them to a block; a last, partial block is left out.
 
     The largest component of a block becomes 127.
     """

@@ -431,8 +431,8 @@ def _check_int8(gate_k: GateKeys, budget: Budget, num_keys: int) -> None:
     fits = gate_k.values.ndim == 4 and gate_k.values.shape[1] == num_blocks * per_block and per_block
     if not fits or gate_k.scale.shape != (gate_k.values.shape[0], num_blocks, gate_k.values.shape[2]):
         raise InputError(
-            f"gate keys {list(gate_k.values.shape)} with factors {list(gate_k.scale.shape)}, one for {gate_k.sub} keys, "
-            f"are not those of the {num_blocks} whole blocks of {budget.block} in {num_keys} keys"
+            f"gate keys {list(gate_k.values.shape)} with factors {list(gate_k.scale.shape)}, one for {gate_k.sub} "
+            f"keys, are not those of the {num_blocks} whole blocks of {budget.block} in {num_keys} keys"
         )
     if gate_k.values.dtype != torch.int8 or gate_k.scale.dtype != torch.float32:
         raise InputError(

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tuili.attention.gate import Gate, GateShape
+from tuili.attention.offset import kept_log_mass
 from tuili.attention.select import Budget, select_at
 from tuili.attention.target import Recall, Target, attention_targets, distillation_loss, recall, sample_positions
 from tuili.errors import InputError, ModelFileError, UsageError
@@ -41,12 +42,13 @@ class DistillConfig:
     Attributes:
         width: of gate queries and keys, e.
         sub: keys per gate key; divides the budget's block.
+        shapes: width and sub of single layers, where they differ.
         queries: gate queries a group.
         budget: says which blocks are candidates.
         samples: queries sampled per text and layer.
         rows: of them, how many one step takes.
         inner_steps: steps per text and layer.
-        lr: at the beginning; falls to 0 along a cosine.
+        lr: at the beginning, in units of a weight's root mean square; falls to 0 along a cosine.
         seed: of sampling.
 
     Raises:
@@ -54,13 +56,14 @@ class DistillConfig:
     """
 
     width: int = 32
-    sub: int = 2
+    sub: int = 1
+    shapes: Mapping[int, tuple[int, int]] = field(default_factory=dict)
     queries: int = 3
     budget: Budget = field(default_factory=Budget)
-    samples: int = 384
+    samples: int = 256
     rows: int = 96
     inner_steps: int = 6
-    lr: float = 1e-3
+    lr: float = 1e-2
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -69,8 +72,16 @@ class DistillConfig:
                 raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
         if not 0 < self.lr < 1:
             raise UsageError(f"lr must lie between 0 and 1, not {self.lr}")
-        if self.budget.block % self.sub:
-            raise UsageError(f"sub must divide the block of {self.budget.block} keys, {self.sub} does not")
+        for width, sub in ((self.width, self.sub), *self.shapes.values()):
+            if width < 1 or sub < 1 or self.budget.block % sub:
+                raise UsageError(
+                    f"a gate needs a width of at least 1, not {width}, and a sub that divides the block of "
+                    f"{self.budget.block} keys, not {sub}"
+                )
+
+    def shape_of(self, layer: int) -> tuple[int, int]:
+        """Return width and sub of a layer's gate."""
+        return self.shapes.get(layer, (self.width, self.sub))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,9 +159,11 @@ class Distiller:
         gate = self.gates.get(layer) or self._begin(layer, q, k, scale)
         optimizer = self._optimizers[layer]
         for group in optimizer.param_groups:
-            group["lr"] = config.lr * 0.5 * (1 + math.cos(math.pi * self.index / self._total))
+            size = float(group["params"][0].detach().pow(2).mean().sqrt())
+            group["lr"] = size * config.lr * 0.5 * (1 + math.cos(math.pi * self.index / self._total))
         positions = sample_positions(k.shape[2], config.samples, config.budget)
         asked = q[:, :, positions]
+        offset = kept_log_mass(asked, k, positions, config.budget, scale=scale, num_gate_queries=gate.shape.queries)
         wanted, target = attention_targets(asked, k, positions, config.budget, scale=scale, pools=("max", "sum"))
         blocks = select_at(
             gate.queries(asked).detach(),
@@ -158,38 +171,38 @@ class Distiller:
             config.budget,
             positions=positions,
             num_keys=k.shape[2],
+            offset=offset,
         )
         self._recalls.append(recall(blocks, target, config.budget))
         order = torch.randperm(len(positions))
         for step in range(config.inner_steps):
             rows = order.roll(-step * config.rows)[: config.rows]
-            loss = distillation_loss(
-                gate(asked[:, :, rows], k, config.budget.block), _rows(wanted, rows), by_share=True
-            )
+            z = gate(asked[:, :, rows], k, config.budget.block, offset[:, rows])
+            loss = distillation_loss(z, _rows(wanted, rows), by_share=True)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             self._losses.append(float(loss.detach()))
 
     def _begin(self, layer: int, q: Tensor, k: Tensor, scale: float) -> Gate:
-        """Return a new gate that scores by the model's own keys in the directions in which they vary most."""
+        """Return a new gate that scores like the model's own queries and keys, as far as its sizes allow."""
         heads, groups, head_dim = q.shape[1], k.shape[1], k.shape[3]
+        width, sub = self.config.shape_of(layer)
         shape = GateShape(
             heads=heads,
             groups=groups,
             head_dim=head_dim,
             queries=self.config.queries,
-            width=self.config.width,
-            sub=self.config.sub,
+            width=min(width, head_dim),
+            sub=sub,
         )
-        self._adopt(layer, Gate.principal(shape, k[0], scale))
+        self._adopt(layer, Gate.balanced(shape, q[0], k[0], scale))
         return self.gates[layer]
 
     def _adopt(self, layer: int, gate: Gate) -> None:
         self.gates[layer] = gate
-        self._optimizers[layer] = torch.optim.Adam(
-            [gate.q_proj, gate.k_proj], lr=self.config.lr, betas=BETAS, foreach=False
-        )
+        groups = [{"params": [parameter]} for parameter in (gate.q_proj, gate.k_proj)]
+        self._optimizers[layer] = torch.optim.Adam(groups, lr=self.config.lr, betas=BETAS, foreach=False)
 
     # -- resuming ------------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ from tuili.errors import InputError, UsageError
 DENSE_UP_TO = 2048
 """Default crossover in tokens: up to about here SDPA is as fast."""
 
-NUM_KEPT = 80
+NUM_KEPT = 64
 """Default blocks a token keeps: without training, the fewest that lose less than 1.2 % (see docs/log.md)."""
 
 
