@@ -121,7 +121,7 @@ int64_t divide(const DsaProblem& p, const Sizes& z, char* base, Scratch* s) {
   s->open = arena.take<int32_t>(selects * z.most_open);
   s->masses = arena.take<float>(selects * z.most_open * STRIP);
   s->order = arena.take<int32_t>(candidates);
-  s->places = arena.take<int32_t>(most(candidates, p.prior_size));
+  s->places = arena.take<int32_t>(most(candidates, p.prior_size) + STRIP);
   s->saved = arena.take<float>(p.prior_size);
   return arena.used;
 }

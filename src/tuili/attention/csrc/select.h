@@ -207,6 +207,10 @@ void raise_all(const Rows& rows, const int* tokens, int count, const float* pane
   if (left == 1) raise_tokens<Cell, 1>(rows, row, tokens, count, panels, num_panels, z);
 }
 
+#if defined(TUILI_AVX512)
+#define COUNTED _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)
+#endif
+
 // How many of `num` keys are at least `bound`; `num` is a multiple of W.
 INLINE int64_t count_from(const int32_t* keys, int64_t num, int32_t bound) {
   vi below = {};
@@ -216,7 +220,38 @@ INLINE int64_t count_from(const int32_t* keys, int64_t num, int32_t bound) {
   return count;
 }
 
+// The bound from which on there are `wanted` keys, or the fewest above that number; `surplus` is how many more.
+// `low` is at most the smallest key, OUT left out, `high` above the largest. Halves the range, and where registers can
+// be compressed keeps only the keys inside it, in `room` for `num` keys and a register.
+inline int32_t narrow(const int32_t* keys, int64_t num, int64_t wanted, int64_t low, int64_t high, int64_t* surplus,
+                      int32_t* room) {
+  while (*surplus > 0 && high - low > 1) {
+    const int64_t middle = low + (high - low) / 2;
+    const int64_t over = count_from(keys, num, static_cast<int32_t>(middle)) - wanted;
+    const bool is_upper = over >= 0;
+    if (is_upper)
+      low = middle, *surplus = over;
+    else
+      high = middle;
+#if defined(TUILI_AVX512)
+    if (!is_upper) wanted = -over;
+    const __m512i from = _mm512_set1_epi32(static_cast<int32_t>(middle));
+    int64_t size = 0;
+    for (int64_t i = 0; i < num; i += W) {
+      const __m512i here = _mm512_loadu_si512(keys + i);
+      const __mmask16 is_in = is_upper ? _mm512_cmpge_epi32_mask(here, from) : _mm512_cmplt_epi32_mask(here, from);
+      _mm512_storeu_si512(room + size, _mm512_maskz_compress_epi32(is_in, here));  // to memory it is slow
+      size += __builtin_popcount(is_in);
+    }
+    keys = room, num = (size + W - 1) / W * W;
+    for (int64_t i = size; i < num; ++i) room[i] = OUT;
+#endif
+  }
+  return static_cast<int32_t>(low);
+}
+
 // Places of the `wanted` largest keys, ascending; of equal keys the higher places. OUT is never taken.
+// `places` has room for `num` and a register.
 inline int64_t pick_best(const int32_t* keys, int64_t num, int64_t wanted, int32_t* places) {
   if (wanted <= 0) return 0;
   vi least = vi{} + INT32_MAX, most = vi{} + OUT, inside = {};
@@ -232,19 +267,18 @@ inline int64_t pick_best(const int32_t* keys, int64_t num, int64_t wanted, int32
     high = tuili::most(high, most[i] + int64_t{1});
     surplus -= inside[i];
   }
-  while (surplus > 0 && high - low > 1) {  // at least `wanted` keys from `low` on, fewer from `high` on
-    const int64_t middle = low + (high - low) / 2;
-    const int64_t over = count_from(keys, num, static_cast<int32_t>(middle)) - wanted;
-    if (over >= 0)
-      low = middle, surplus = over;
-    else
-      high = middle;
-  }
+  const int32_t bound = narrow(keys, num, wanted, low, high, &surplus, places);
   int64_t found = 0;
-  const int32_t bound = static_cast<int32_t>(low);
   for (int64_t i = 0; i < num; i += W) {
-    const vi here = load_int(keys + i);
-    uint32_t bits = bits_of(here >= bound);
+    uint32_t bits = bits_of(load_int(keys + i) >= bound);
+#if defined(TUILI_AVX512)
+    if (surplus <= 0) {
+      const __m512i here = _mm512_add_epi32(_mm512_set1_epi32(static_cast<int32_t>(i)), COUNTED);
+      _mm512_storeu_si512(places + found, _mm512_maskz_compress_epi32(static_cast<__mmask16>(bits), here));
+      found += __builtin_popcount(bits);
+      continue;
+    }
+#endif
     for (; bits; bits &= bits - 1) {
       const int32_t place = static_cast<int32_t>(i) + __builtin_ctz(bits);
       if (surplus > 0 && keys[place] == bound)
@@ -390,7 +424,8 @@ struct Selection {
         best = s.order[i] > best ? s.order[i] : best;
       s.order[at] = best;  // a group lies behind the place of its rank, so none is overwritten before it is read
     }
-    num_open[t] = pick_best(s.order, width, z.most_open, open(t));
+    num_open[t] = pick_best(s.order, width, z.most_open, s.places);
+    __builtin_memcpy(open(t), s.places, sizeof(int32_t) * num_open[t]);
   }
 
   // Score what is open, group by group, for all tokens that opened it.
