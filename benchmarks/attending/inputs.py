@@ -37,7 +37,7 @@ def text_ids(length: int) -> Any:
     library = Path(sysconfig.get_paths()["stdlib"])
     text = "\n".join((library / name).read_text(encoding="utf-8") for name in SOURCES)
     tokenizer = AutoTokenizer.from_pretrained(ensure(MODEL), model_max_length=1 << 30)
-    ids = tokenizer(text[: 6 * length], return_tensors="pt").input_ids
+    ids = tokenizer(text[: 4096 + 8 * length], return_tensors="pt").input_ids
     if ids.shape[1] < length:
         raise RuntimeError(f"the files {', '.join(SOURCES)} have {ids.shape[1]} tokens, {length} are needed")
     return ids[:, :length]

@@ -79,6 +79,7 @@ def _models(dtype: str) -> Models:
     ids = text_ids(256)
     for side in ("dense", "tuili"):
         _fill(models, side, ids)
+    models.caches.clear()
     return models
 
 
@@ -153,4 +154,4 @@ def _gate_bytes() -> int:
     from tuili.attention.cache import GatePool
 
     gc.collect()
-    return sum(each.num_bytes for each in gc.get_objects() if isinstance(each, GatePool))
+    return sum(each.num_bytes for each in gc.get_objects() if type(each) is GatePool)
