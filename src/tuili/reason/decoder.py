@@ -5,7 +5,7 @@ that the question's tokens give to the fact's tokens, computed for those rows al
 Which layer tells best was measured on the development questions, see docs/log.md; layers above it are not run.
 
 Source: Chen, Gutiérrez, Su 2024, "Attention in Large Language Models Yields Efficient Zero-Shot Re-Rankers", without
-its calibration by a question free of content, which gained nothing here.
+its calibration by a question free of content, which gained little here on long lists and cost on short ones.
 """
 
 from __future__ import annotations
