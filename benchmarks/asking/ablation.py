@@ -1,4 +1,4 @@
-"""Ablation of the edge weights: each part alone, each pair, all parts, and the mix as shipped."""
+"""Ablation of the edge weights: each part alone, each pair, all parts, the decoder in them, and the mix as shipped."""
 
 from __future__ import annotations
 
@@ -11,20 +11,26 @@ from typing import TYPE_CHECKING, Any
 from asking.answers import Asked, ask
 from asking.descriptions import Described, Remembering, always, descriptions, reciprocal_rank
 from runner import Result, share, watched
-from tuili.reason.weights import PARTS, Mix, Weigher
+from tuili.reason.weights import DECODER, PARTS, Mix, Weigher
 
 if TYPE_CHECKING:
     from tuili.reasoner import Reasoner
 
+WITH_DECODER = ((DECODER,), ("prior", DECODER), ("prior", "bertscore", DECODER), (*PARTS, DECODER))
+
 
 def mixes(fitted: Mix) -> dict[str, Mix]:
-    """Return every mix by name; parts that are left out weigh 0, the others keep their fitted weights."""
+    """Return every mix by name; parts that are left out weigh 0, the others keep their fitted weights.
+
+    The decoder, which the fitted mix leaves out, weighs as much as the encoder's attention.
+    """
     found = {}
-    for size in (1, 2, 3):
-        for kept in combinations(PARTS, size):
-            left_out = dict.fromkeys(set(PARTS) - set(kept), 0.0)
-            weights = {name: getattr(fitted, name) or 1.0 for name in kept}
-            found["+".join(kept)] = always(replace(fitted, **left_out, **weights))
+    chosen = [kept for size in (1, 2, 3) for kept in combinations(PARTS, size)]
+    fallback = {DECODER: fitted.attention}
+    for kept in (*chosen, *WITH_DECODER):
+        left_out = dict.fromkeys({*PARTS, DECODER} - set(kept), 0.0)
+        weights = {name: getattr(fitted, name) or fallback.get(name) or 1.0 for name in kept}
+        found["+".join(kept)] = always(replace(fitted, **left_out, **weights))
     return found | {"shipped": fitted}
 
 
@@ -34,15 +40,15 @@ def ablation(prefix: str, reasoner: Reasoner, asked: Sequence[Asked]) -> Iterato
     Only answerable questions count whose query holds a description. The prior alone is the baseline.
     """
     asked = [one for one in asked if one.question.answerable and described(one)]
-    encoder = Remembering(reasoner.encoder)
+    models = Remembering(reasoner.encoder), Remembering(reasoner.reader)
     shipped = reasoner.config.mix
-    with weighing(reasoner, shipped, encoder):
+    with weighing(reasoner, shipped, *models):
         items = [
             item for one in watched(asked, "descriptions") for item in descriptions(reasoner, one.question, one.wording)
         ]
     rows: dict[str, list[Result]] = {}
     for name, mix in mixes(shipped).items():
-        with weighing(reasoner, mix, encoder):
+        with weighing(reasoner, mix, *models):
             found = *_accuracy(f"{prefix}.{name}", reasoner, asked), *_ranks(f"{prefix}.{name}", reasoner, items)
         rows[name] = list(found)
     for name, results in rows.items():
@@ -52,14 +58,14 @@ def ablation(prefix: str, reasoner: Reasoner, asked: Sequence[Asked]) -> Iterato
 
 
 @contextmanager
-def weighing(reasoner: Reasoner, mix: Mix, encoder: Any) -> Iterator[None]:
+def weighing(reasoner: Reasoner, mix: Mix, encoder: Any, reader: Any) -> Iterator[None]:
     """Have a reasoner, with all that it has read, weigh by another mix for a while."""
-    kept = reasoner.config, reasoner.encoder
-    reasoner.config, reasoner.encoder = replace(reasoner.config, mix=mix), encoder
+    kept = reasoner.config, reasoner.encoder, reasoner.reader
+    reasoner.config, reasoner.encoder, reasoner.reader = replace(reasoner.config, mix=mix), encoder, reader
     try:
         yield
     finally:
-        reasoner.config, reasoner.encoder = kept
+        reasoner.config, reasoner.encoder, reasoner.reader = kept
 
 
 def described(one: Asked) -> bool:
@@ -79,7 +85,7 @@ def _ranks(prefix: str, reasoner: Reasoner, items: Sequence[Described]) -> Itera
     ranks = []
     for item in items:
         graph = reasoner.base(item.question.kb).graph
-        weigher = Weigher(graph, lambda: reasoner.encoder, reasoner.config.mix)
+        weigher = Weigher(graph, lambda: reasoner.encoder, reasoner.config.mix, lambda: reasoner.reader)
         ranks.append(reciprocal_rank(weigher.match(item.text, item.ids), item.right))
     if ranks:
         yield share(f"{prefix}.mrr", ranks, groups=[item.question.id for item in items])

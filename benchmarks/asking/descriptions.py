@@ -36,10 +36,10 @@ class Described:
 
 
 class Remembering:
-    """An encoder that computes nothing twice."""
+    """An encoder or a decoder that computes nothing twice."""
 
-    def __init__(self, encoder: Any) -> None:
-        self.encoder = encoder
+    def __init__(self, model: Any) -> None:
+        self.model = model
         self.known: dict[object, Any] = {}
 
     def token_vectors(self, texts: Sequence[str], **options: Any) -> Any:
@@ -54,10 +54,14 @@ class Remembering:
         """Return what the encoder returns."""
         return self._call("encode", (tuple(texts),), options)
 
+    def attended(self, question: str, facts: Sequence[str]) -> Any:
+        """Return what the decoder returns."""
+        return self._call("attended", (question, tuple(facts)), {})
+
     def _call(self, method: str, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
         key = method, arguments, tuple(options.items())
         if key not in self.known:
-            self.known[key] = getattr(self.encoder, method)(*arguments, **options)
+            self.known[key] = getattr(self.model, method)(*arguments, **options)
         return self.known[key]
 
 
@@ -72,7 +76,7 @@ def descriptions(reasoner: Reasoner, question: Question, wording: int = 0) -> li
         return []
     asked = question.wordings[wording - 1] if wording else question.text
     base = reasoner.base(question.kb)
-    weigher = Weigher(base.graph, lambda: reasoner.encoder, always(reasoner.config.mix))
+    weigher = Weigher(base.graph, lambda: reasoner.encoder, always(reasoner.config.mix), lambda: reasoner.reader)
     found = candidates(asked, base.graph, base.linker, weigher, reasoner.config.max_nodes)
     if not found.tried:
         return []

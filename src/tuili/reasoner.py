@@ -28,6 +28,7 @@ from tuili.reason.worlds.derivations import derive
 
 if TYPE_CHECKING:
     from tuili.model.encoder import Encoder
+    from tuili.reason.decoder import FactReader
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -37,7 +38,8 @@ R = TypeVar("R")
 class ReasonerConfig:
     """How much a question may cost, and what it may use.
 
-    `max_nodes`: entities a search may touch, from 1. `neural`: whether the encoder may run.
+    `max_nodes`: entities a search may touch, from 1. `neural`: whether the encoder may run. `mix`: how much each part
+    of an edge weight counts; the decoder runs where its part does, which the shipped mix leaves out.
     """
 
     max_nodes: int = MAX_NODES
@@ -154,6 +156,13 @@ class Reasoner:
 
         return Encoder.load("minilm", on_progress=self.on_progress)
 
+    @cached_property
+    def reader(self) -> FactReader:
+        """The decoder that weighs candidates, loaded on first use."""
+        from tuili.reason.decoder import FactReader
+
+        return FactReader.load("smollm2-135m", on_progress=self.on_progress)
+
     def _answer(self, question: str, base: Base, clock: Clock, memory: Mapping[str, Value]) -> Answer:
         if "quantity" in base.graph.kinds:
             derivation = derive(question, base.graph, memory=memory)
@@ -161,7 +170,7 @@ class Reasoner:
             if derivation is not None:
                 return conclude_derivation(derivation, base.graph)
         load: Callable[[], Encoder] | None = None if self._no_encoder else lambda: self.encoder
-        weigher = Weigher(base.graph, load, self.config.mix)
+        weigher = Weigher(base.graph, load, self.config.mix, lambda: self.reader)
         base.linker.similarity = None if self._no_encoder else clock.timed("neural", self._similarity)
         found = candidates(question, base.graph, base.linker, weigher, self.config.max_nodes)
         clock.lap("link_and_search")

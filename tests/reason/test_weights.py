@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tuili.errors import UsageError
 from tuili.knowledge.build import build
 from tuili.knowledge.graph import Entity, Graph
 from tuili.knowledge.records import Node
@@ -119,3 +120,36 @@ def test_a_weight_lies_between_its_parts(parts):
 ])  # fmt: skip
 def test_an_entity_is_compared_by_the_words_of_its_name_and_its_description(entity, expected):
     assert entity_text(entity) == expected
+
+
+class TestDecoder:
+    @pytest.fixture
+    def read(self, monkeypatch, parts_of):
+        """The candidates of each call of the decoder, which prefers what is about loudness."""
+        calls = []
+
+        def part(reader, text, candidates):
+            calls.append(list(candidates))
+            return [1.0 if "Loudness" in candidate else 0.1 for candidate in candidates]
+
+        parts_of(lambda text: {"bertscore": 0.5, "attention": 0.5})
+        monkeypatch.setattr("tuili.reason.decoder.decoder_part", part)
+        return calls
+
+    def test_it_decides_where_the_mix_counts_it(self, graph, settings, read):
+        weigher = Weigher(graph, object, Mix(decoder=0.5), object)
+        weights = weigher.match("racket", settings)
+        assert max(weights, key=weights.get) == settings[2]
+        assert weigher.parts["racket", settings[2]]["decoder"] == 1.0
+        weigher.match("racket", settings)
+        assert len(read) == 1
+
+    def test_it_does_not_run_in_the_shipped_mix_nor_where_words_decide(self, graph, settings, read):
+        Weigher(graph, object, None, never).match("racket", settings)
+        Weigher(graph, object, Mix(decoder=0.5), never).match("noise", settings)
+        Weigher(graph, None, Mix(decoder=0.5), never).match("racket", settings)
+        assert read == []
+
+    def test_a_mix_that_counts_it_needs_it(self, graph):
+        with pytest.raises(UsageError, match="no reader"):
+            Weigher(graph, object, Mix(decoder=0.5))

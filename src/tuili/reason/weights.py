@@ -3,7 +3,8 @@
 weight = mix of
   prior      words shared with the entity's name and description, rare ones counting more
   bertscore  greedy matching F1 over contextual token vectors, with idf (Zhang et al. 2020)
-  attention  share of the question tokens' attention that falls on the candidate's tokens
+  attention  share of the question tokens' attention that falls on the candidate's tokens, in the encoder
+  decoder    the same in a ported decoder that reads all candidates at once; left out of the shipped mix
 The mix is fitted on data (`recipes/fit_weights.py`); the ablation is in `benchmarks/ask.py`.
 """
 
@@ -18,13 +19,16 @@ from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
+from tuili.errors import UsageError
 from tuili.knowledge.graph import Entity, Graph
 from tuili.knowledge.text import content_stems, telling_stems
 
 if TYPE_CHECKING:
     from tuili.model.encoder import Encoder
+    from tuili.reason.decoder import FactReader
 
 PARTS = ("prior", "bertscore", "attention")
+DECODER = "decoder"
 MAX_NEURAL = 16
 MAX_WORDS = 40
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|[._]")
@@ -34,12 +38,14 @@ _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|[._]")
 class Mix:
     """How much each part counts; `Mix.fitted()` is what is shipped.
 
-    Words alone decide where the best candidate's `prior` reaches `decisive` and leads by `margin`.
+    The decoder runs only if its part counts. Words alone decide where the best candidate's `prior` reaches `decisive`
+    and leads by `margin`.
     """
 
     prior: float = 0.4
     bertscore: float = 0.4
     attention: float = 0.2
+    decoder: float = 0.0
     decisive: float = 0.75
     margin: float = 0.3
 
@@ -52,7 +58,7 @@ class Mix:
 
     def weight(self, parts: Mapping[str, float]) -> float:
         """Return the weighted mean of the parts that are there."""
-        used = {name: weight for name in PARTS if name in parts and (weight := getattr(self, name))}
+        used = {name: weight for name in (*PARTS, DECODER) if name in parts and (weight := getattr(self, name))}
         total = sum(used.values())
         return sum(weight * parts[name] for name, weight in used.items()) / total if total else 0.0
 
@@ -60,13 +66,27 @@ class Mix:
 class Weigher:
     """Weighs candidates of one base; `encoder` is loaded on first need, None means words only.
 
+    `reader`, the decoder, is loaded where the encoder is if the mix counts its part.
+
     `parts` holds the parts of each weight by description and candidate, `ranked` the weights by description.
+
+    Raises:
+        UsageError: the mix counts the decoder's part, and there is an encoder but no reader.
     """
 
-    def __init__(self, graph: Graph, encoder: Callable[[], Encoder] | None = None, mix: Mix | None = None) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        encoder: Callable[[], Encoder] | None = None,
+        mix: Mix | None = None,
+        reader: Callable[[], FactReader] | None = None,
+    ) -> None:
         self.graph = graph
         self.encoder = encoder
         self.mix = mix or Mix.fitted()
+        self.reader = reader if self.mix.decoder else None
+        if self.mix.decoder and encoder is not None and reader is None:
+            raise UsageError(f"the mix gives the decoder {self.mix.decoder}, but there is no reader; give one")
         self.parts: dict[tuple[str, int], dict[str, float]] = {}
         self.ranked: dict[str, dict[int, float]] = {}
         self.used_neural = False
@@ -81,6 +101,7 @@ class Weigher:
         ranked = sorted(priors, key=lambda number: -priors[number])
         if self.encoder is not None and len(ranked) > 0 and not self._is_decisive(priors, ranked):
             self._add_neural(text, ranked[:MAX_NEURAL])
+            self._add_decoder(text, ranked[:MAX_NEURAL])
         self.ranked[text] = {
             number: self.mix.weight(self.parts[text, number])
             if number in ranked[:MAX_NEURAL]
@@ -118,6 +139,15 @@ class Weigher:
             finite = {name: part for name, part in parts.items() if math.isfinite(part)}
             self.parts[text, number].update(finite)
         self.used_neural = True
+
+    def _add_decoder(self, text: str, ids: Sequence[int]) -> None:
+        if self.reader is None or all(DECODER in self.parts[text, number] for number in ids):
+            return
+        from tuili.reason.decoder import decoder_part
+
+        texts = [entity_text(entity) for entity in self.graph.entities(ids)]
+        for number, part in zip(ids, decoder_part(self.reader(), text, texts), strict=True):
+            self.parts[text, number][DECODER] = part
 
 
 def entity_text(entity: Entity) -> str:

@@ -1,0 +1,138 @@
+"""Attention alone: one layer as shipped, selection included, against SDPA and FlexAttention."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+from attending.inputs import one_layer
+from attending.timing import alternate, seconds, speedup
+from runner import Options, Result, say
+
+DTYPES = ("fp32", "bf16")
+TARGETS = {8: 3.0, 16: 6.0, 32: 12.0}
+ROUNDS = {4: 7, 8: 7, 16: 3, 32: 1, 64: 1}
+TILE = 128
+
+
+def alone(options: Options) -> Iterator[Result]:
+    """Yield speedups, times, ceilings and the selection's part at each length."""
+    lengths = (4,) if options.smoke else (4, 8, 16, 32, 64) if options.full else (4, 8, 16, 32)
+    wanted = {dtype: [n for n in lengths if options.wants(f"attention.{n}k.{dtype}")] for dtype in DTYPES}
+    if not any(wanted.values()):
+        return
+    longest = max(max(each, default=0) for each in wanted.values())
+    say(f"  a layer's queries and keys for {longest}k tokens of text")
+    module, inputs = one_layer(longest * 1024)
+    flex = flex_attention()
+    for dtype, chosen in wanted.items():
+        for place, length in enumerate(chosen):
+            say(f"  attention over {length}k tokens, {dtype}")
+            yield from _length(module, _first(inputs, length, dtype), f"attention.{length}k.{dtype}", flex, place == 0)
+
+
+def _first(inputs: Sequence[Any], length: int, dtype: str) -> list[Any]:
+    """Return the first tokens of queries, keys and values, in the memory order that a model has."""
+    import torch
+
+    to = torch.float32 if dtype == "fp32" else torch.bfloat16
+    return [x[:, :, : length * 1024].transpose(1, 2).to(to).contiguous().transpose(1, 2) for x in inputs]
+
+
+def _length(
+    module: Any, inputs: Sequence[Any], name: str, flex: Callable[..., Any] | None, is_first: bool
+) -> Iterator[Result]:
+    import torch
+
+    q, k, v = inputs
+    layer, length = module.tuili, k.shape[2] // 1024
+    sides: dict[str, Callable[[], Any]] = {
+        "dense": partial(torch.nn.functional.scaled_dot_product_attention, q, k, v, is_causal=True, enable_gqa=True),
+        "tuili": partial(layer, module, q, k, v, None, module.scaling),
+    }
+    if flex is not None:
+        sides["flex"] = partial(flex, q, k, v)
+    with torch.no_grad():
+        found = alternate(sides, ROUNDS[length], warm_up=is_first or ROUNDS[length] > 1)
+    yield from speedup(name, found, target=TARGETS.get(length))
+    yield seconds(f"{name}.tuili.time", found["tuili"])
+    if flex is not None:
+        yield from speedup(f"{name}.flex", found, peer="flex", shown="FlexAttention")
+    budget = layer.entry.budget
+    yield Result(f"{name}.ceiling", max(1.0, k.shape[2] / 2 / (budget.keep * budget.block)), "x", None, 1)
+    yield from _selection(module, inputs, name)
+
+
+def _selection(module: Any, inputs: Sequence[Any], name: str) -> Iterator[Result]:
+    """Yield what choosing blocks takes: the late tokens' call less attention over the blocks it chose."""
+    import torch
+
+    from tuili.attention.kernels import sparse_attention
+    from tuili.porting import forward
+
+    calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+    gated = forward.gated_attention
+
+    def note(*args: Any, **keywords: Any) -> Any:
+        calls.append((args, keywords))
+        return gated(*args, **keywords)
+
+    with torch.no_grad():
+        forward.gated_attention = note  # type: ignore[assignment]
+        try:
+            module.tuili(module, *inputs, None, module.scaling)
+        finally:
+            forward.gated_attention = gated
+        if not calls:  # all tokens lie before the crossover
+            return
+        args, keywords = calls[0]
+        _, blocks = gated(*args, **{**keywords, "return_blocks": True})
+        budget = module.tuili.entry.budget
+        attend = partial(sparse_attention, *args[:3], blocks, block=budget.block, scale=module.scaling)
+        sides = {"both": partial(gated, *args, **keywords), "attend": attend}
+        found = alternate(sides, 3, warm_up=True)
+    yield Result(f"{name}.selection.time", max(0.0, found["both"].median - found["attend"].median), "s", None, 3)
+
+
+# -- FlexAttention -------------------------------------------------------------------------------
+
+
+def flex_attention() -> Callable[..., Any] | None:
+    """Return FlexAttention, causal and compiled for this processor, or None where it can't be, which is said."""
+    import torch
+    from torch.nn.attention.flex_attention import flex_attention as uncompiled
+
+    compiled = torch.compile(uncompiled, dynamic=True)
+
+    def attend(q: Any, k: Any, v: Any) -> Any:
+        return compiled(q, k, v, block_mask=causal(k.shape[2]), enable_gqa=True)
+
+    try:
+        small = torch.zeros(1, 3, 2 * TILE, 64), *(torch.zeros(1, 1, 2 * TILE, 64) for _ in range(2))
+        with torch.no_grad():
+            attend(*small)
+    except RuntimeError as error:
+        say(f"  FlexAttention does not compile here and is left out: {str(error).splitlines()[0]}")
+        return None
+    return attend
+
+
+def causal(num_keys: int) -> Any:
+    """Return the causal block mask, made from indices: only the tiles on the diagonal ask the mask function."""
+    import torch
+    from torch.nn.attention.flex_attention import BlockMask
+
+    num_tiles = -(-num_keys // TILE)
+    at = torch.arange(num_tiles, dtype=torch.int32)
+    diagonal = torch.nn.functional.pad(at[:, None], (0, num_tiles - 1))[None, None]
+    return BlockMask.from_kv_blocks(
+        torch.ones_like(at)[None, None],
+        diagonal,
+        at[None, None],
+        at.expand(1, 1, num_tiles, num_tiles).contiguous(),
+        BLOCK_SIZE=TILE,
+        mask_mod=lambda b, h, q, k: q >= k,
+        seq_lengths=(num_keys, num_keys),
+        compute_q_blocks=False,
+    )

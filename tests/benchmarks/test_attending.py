@@ -1,0 +1,85 @@
+"""The parts of the attention benchmark: turns, slopes, what is asked for, the peer's mask."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn.attention.flex_attention import create_mask
+
+import runner
+from attending.alone import TILE, causal
+from attending.timing import Side, alternate, memory, slope, speedup
+from attending.whole import DEFAULT, FULL, _chosen
+
+
+def test_sides_run_in_turn_after_a_warm_up() -> None:
+    ran: list[str] = []
+    found = alternate({"a": lambda: ran.append("a"), "b": lambda: ran.append("b")}, 2, warm_up=True)
+    assert "".join(ran) == "ababab"
+    assert [len(side.seconds) for side in found.values()] == [2, 2]
+
+
+def test_memory_is_what_a_run_took_at_its_peak() -> None:
+    found = alternate({"much": lambda: bytearray(64 << 20), "little": lambda: None}, 1)
+    if found["much"].memory_mib is None:
+        pytest.skip("this system does not tell")
+    assert found["much"].memory_mib == pytest.approx(64, abs=8)
+    assert found["little"].memory_mib == pytest.approx(0, abs=8)
+
+
+def test_a_speedup_is_the_median_of_the_ratios_of_a_round() -> None:
+    found = {"dense": Side((2.0, 9.0, 4.0)), "tuili": Side((1.0, 1.0, 4.0))}
+    first, second = speedup("x", found, target=3.0)
+    assert (first.name, first.value, first.n, first.target) == ("x.speedup", 2.0, 3, 3.0)
+    assert (second.name, second.value) == ("x.dense.time", 4.0)
+
+
+def test_memory_is_left_out_where_it_is_not_known() -> None:
+    assert list(memory("x", None, 1.0)) == []
+    (result,) = memory("x", 2.0, 1.0)
+    assert result.name == "x.memory" and result.baseline == {"name": "SDPA", "value": 1.0}
+
+
+def test_the_slope_of_a_power_is_its_exponent() -> None:
+    assert slope({n: 3 * n**1.5 for n in (8, 16, 32, 64)}) == pytest.approx(1.5)
+    assert math.isclose(slope({1: 1.0, 2: 1.0}), 0.0, abs_tol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("only", "prefill", "decode"),
+    [
+        ("", DEFAULT["fp32"].prefill, (8, 32)),
+        ("prefill.", DEFAULT["fp32"].prefill, ()),
+        ("prefill.16k.fp32.speedup", {16: 1}, ()),
+        ("decode.8k", {}, (8,)),
+        ("prefill.slope", {8: 0, 16: 0, 32: 0, 64: 0}, ()),
+        ("prefill.8k.bf16", {}, ()),
+    ],
+)
+def test_what_is_asked_for(tmp_path: Path, only: str, prefill: dict[int, int], decode: tuple[int, ...]) -> None:
+    options = runner.parse("a benchmark", ["--out", str(tmp_path / "out.json"), "--only", only])
+    chosen = _chosen(DEFAULT["fp32"], "fp32", options, "prefill.slope")
+    assert (chosen.prefill, chosen.decode) == (prefill, decode)
+
+
+def test_a_full_run_pairs_every_length_in_both_dtypes() -> None:
+    assert all(set(plan.prefill) == {4, 8, 16, 32, 64} and min(plan.prefill.values()) > 0 for plan in FULL.values())
+
+
+@pytest.mark.parametrize("num_keys", [TILE, 3 * TILE, 3 * TILE + 5])
+def test_the_peer_s_mask_is_causal(num_keys: int) -> None:
+    mask = causal(num_keys)
+    num_tiles = -(-num_keys // TILE)
+    seen = torch.zeros(num_tiles, num_tiles, dtype=torch.int64)
+    for counts, lists, kind in (
+        (mask.kv_num_blocks, mask.kv_indices, 1),
+        (mask.full_kv_num_blocks, mask.full_kv_indices, 2),
+    ):
+        for row in range(num_tiles):
+            seen[row, lists[0, 0, row, : counts[0, 0, row]].long()] += kind
+    assert torch.equal(seen, torch.eye(num_tiles).long() + 2 * torch.ones(num_tiles, num_tiles).tril(-1).long())
+    inner = create_mask(mask.mask_mod, 1, 1, num_keys, num_keys, device="cpu")[0, 0]
+    assert torch.equal(inner, torch.ones(num_keys, num_keys, dtype=torch.bool).tril())
