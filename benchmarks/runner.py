@@ -1,6 +1,6 @@
 """What every benchmark shares: arguments, results, statistics, the machine's description, the JSON file.
 
-`python benchmarks/NAME.py [--data DIR] [--test PATH] [--smoke] [--only PREFIX] --out FILE.json`
+`python benchmarks/NAME.py [--data DIR] [--test PATH] [--smoke | --full] [--only PREFIX] --out FILE.json`
 """
 
 from __future__ import annotations
@@ -73,6 +73,7 @@ class Options:
     test: Path | None
     smoke: bool
     only: str
+    full: bool = False
 
     def wants(self, prefix: str) -> bool:
         """Tell whether a result whose name starts with `prefix` may be asked for."""
@@ -84,14 +85,16 @@ def parse(description: str, arguments: Sequence[str] | None = None) -> Options:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--data", type=Path, help="folder of data sets; else TUILI_DATA, else ../shared/data")
     parser.add_argument("--test", type=Path, help="score another set of the same format")
-    parser.add_argument("--smoke", action="store_true", help="a look at every part in at most a minute")
+    extent = parser.add_mutually_exclusive_group()
+    extent.add_argument("--smoke", action="store_true", help="a look at every part in at most a minute")
+    extent.add_argument("--full", action="store_true", help="also what a default run leaves out for time")
     parser.add_argument("--only", default="", metavar="PREFIX", help="results whose names start so")
     parser.add_argument("--out", type=Path, required=True, help="the JSON file to write")
     given = parser.parse_args(arguments)
     for path in (given.data, given.test):
         if path is not None and not path.exists():
             parser.error(f"there is no {path}")
-    return Options(given.out, find_data(given.data), given.test, given.smoke, given.only)
+    return Options(given.out, find_data(given.data), given.test, given.smoke, given.only, given.full)
 
 
 def find_data(given: Path | None) -> Path | None:
