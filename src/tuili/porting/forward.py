@@ -5,6 +5,7 @@ Rows of a padded batch run one by one without their padding, so that each reads 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,6 +68,7 @@ class PortedLayer(nn.Module):
         self.origin = origin
         self.gate = gate
         self.tally = Tally()
+        self.on_blocks: Callable[[Tensor, int, int], None] | None = None
 
     @property
     def kind(self) -> str:
@@ -144,10 +146,13 @@ class PortedLayer(nn.Module):
         gate_q = _training_free(q, k.shape[1], scale) if gate is None else gate.queries(q)
         gate_k = pool.grow(k, None if gate is None else gate.k_proj)
         rule: dict[str, Any] = {"bias": None if gate is None else gate.bias, "scale": scale}
-        if budget.coverage is None:
+        if budget.coverage is None and self.on_blocks is None:
             return gated_attention(q, k, v, gate_q, gate_k, budget, **rule).transpose(1, 2)
         out_BHTd, blocks_BTGK = gated_attention(q, k, v, gate_q, gate_k, budget, **rule, return_blocks=True)
-        self.tally.num_keys -= _spared(blocks_BTGK, k.shape[2], budget)
+        if self.on_blocks is not None:
+            self.on_blocks(blocks_BTGK, k.shape[2] - q.shape[2], k.shape[2])
+        if budget.coverage is not None:
+            self.tally.num_keys -= _spared(blocks_BTGK, k.shape[2], budget)
         return out_BHTd.transpose(1, 2)
 
     def _num_near(self) -> int:
