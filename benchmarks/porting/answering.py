@@ -63,6 +63,8 @@ def rows(prefix: str, questions: Sequence[Question], answers: Mapping[str, Answe
             continue
         start = prefix if way == "tuili" else f"peer.{way}.{prefix}"
         yield _accuracy(f"{start}.accuracy", found, dense)
+        baseline = {"name": "dense", "value": float(np.mean([wins(each) for each in dense]))}
+        yield share(f"{start}.wins", [wins(each) for each in found], baseline=baseline)
         gaps = [float(before[0] - after[0]) for before, after in zip(dense, found, strict=True)]
         yield Result(f"{start}.loss_increase", float(np.mean(gaps)), "nats", half_width(gaps), len(gaps))
         for quarter in range(NUM_QUARTERS if way == "tuili" else 0):
@@ -80,6 +82,11 @@ def _accuracy(name: str, found: Answers, dense: Answers) -> Result:
 def is_right(options: np.ndarray) -> bool:
     """Tell whether the first option is likelier than every other one."""
     return bool(options[0] > options[1:].max())
+
+
+def wins(options: np.ndarray) -> float:
+    """Return the share of the other options than which the first one is likelier; 1/2 by chance."""
+    return float((options[0] > options[1:]).mean())
 
 
 def _quarter(question: Question) -> int | None:

@@ -15,7 +15,7 @@ from typing import TypeVar
 from porting.words import ADJECTIVES, ANIMALS, NOUNS
 
 NUM_OPTIONS = 16
-NUM_COMMON, TIMES_AS_COMMON = 10, 10
+NUM_COMMON, TIMES_AS_COMMON = 8, 30
 T = TypeVar("T")
 Count = Callable[[str], int]
 Make = Callable[[int, Count, int, int], "Context"]
@@ -99,7 +99,7 @@ def needles(prose: str) -> Make:
 
 
 def common_words(seed: int, count: Count, num_tokens: int, num_questions: int) -> Context:
-    """Return a list of words of which ten are TIMES_AS_COMMON times as common as the others.
+    """Return a list of words of which NUM_COMMON are TIMES_AS_COMMON times as common as the others.
 
     Each question has one of the common words among rare ones. Source of the kind of task: Hsieh et al. 2024, RULER.
     """
@@ -107,16 +107,15 @@ def common_words(seed: int, count: Count, num_tokens: int, num_questions: int) -
     words = rng.sample(NOUNS, len(NOUNS))
     common, rare = words[:NUM_COMMON], words[NUM_COMMON:]
 
+    mixed = common * TIMES_AS_COMMON + rare
+    rng.shuffle(mixed)
+
     def text(number: int) -> str:
-        drawn = random.Random(seed + 1)
-        each = number // (NUM_COMMON * TIMES_AS_COMMON + len(rare))
-        listed = common * (each * TIMES_AS_COMMON) + rare * each
-        listed += drawn.sample(rare, min(len(rare), number - len(listed)))
-        drawn.shuffle(listed)
+        listed = (mixed * (number // len(mixed) + 1))[:number]
+        random.Random(seed + 1).shuffle(listed)
         return "Words: " + ", ".join(listed) + "."
 
-    least = NUM_COMMON * TIMES_AS_COMMON + len(rare)
-    number = fit(lambda size: count(text(size)), num_tokens, least, num_tokens)
+    number = fit(lambda size: count(text(size)), num_tokens, len(mixed), num_tokens)
     questions = [
         Question("\n\nThe most common words in the list are:", _options(rng, word, rare))
         for word in common[:num_questions]

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig
 
-from porting.answering import is_right, rows
+from porting.answering import answer, is_right, rows, wins
 from porting.copying import NUM_PASSAGES, PASSAGE, UNSURE, copies, copying
 from porting.questions import (
     NUM_COMMON,
@@ -83,7 +87,7 @@ def test_every_answer_stands_once_after_its_key_and_at_its_depth(name: str, numb
     assert depths[0] < 0.2 and depths[-1] > 0.8
 
 
-def test_common_words_are_ten_times_as_common_as_the_other_options() -> None:
+def test_common_words_are_much_more_common_than_the_other_options() -> None:
     task = common_words(0, count, 3000, NUM_COMMON)
     found = Counter(re.findall(r"\w+", task.text))
     for question in task.questions:
@@ -133,6 +137,7 @@ def test_the_loss_of_copies_is_taken_on_them_alone() -> None:
 def test_an_answer_is_right_only_if_it_is_the_likeliest() -> None:
     assert is_right(np.array([-1.0, -2.0, -3.0]))
     assert not is_right(np.array([-1.0, -1.0]))
+    assert wins(np.array([-2.0, -1.0, -2.0, -3.0, -4.0])) == 0.5
 
 
 def test_rows_of_answers() -> None:
@@ -141,7 +146,43 @@ def test_rows_of_answers() -> None:
     sparse = [np.array([-1.0, -2.0])] * 3 + [np.array([-3.0, -2.0])]
     found = {row.name: row for row in rows("kv.2k", context.questions, {"dense": dense, "tuili": sparse, "w": dense})}
     assert found["kv.2k.accuracy"].value == 0.75 and found["kv.2k.accuracy"].baseline == {"name": "dense", "value": 1}
+    assert found["kv.2k.wins"].value == 0.75
     assert found["kv.2k.loss_increase"].value == 0.5
     assert found["kv.2k.depth.q1.accuracy"].value == 1 and found["kv.2k.depth.q4.accuracy"].value == 0.5
     assert "kv.2k.depth.q2.accuracy" not in found
     assert found["peer.w.kv.2k.accuracy"].value == 1
+
+
+# -- answers -------------------------------------------------------------------------------------
+
+
+class Spelling:
+    """A tokenizer of one token a word, and of two for words that end in "s"."""
+
+    def __call__(self, text: str, return_tensors: str | None = None, verbose: bool = True) -> Any:
+        ids = [sum(word.encode()) % 97 for word in text.split()]
+        ids += [1] * sum(word.endswith("s") for word in text.split())
+        return SimpleNamespace(input_ids=torch.tensor([ids]) if return_tensors else ids)
+
+
+@pytest.fixture
+def model() -> Any:
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 97, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2}
+    return AutoModelForCausalLM.from_config(LlamaConfig(**sizes, num_attention_heads=4, initializer_range=0.4)).eval()
+
+
+def test_answers_from_the_cache_are_those_of_the_whole_prompt(model: Any) -> None:
+    questions = tuple(Question(text, ("red", "blue")) for text in ("and then", "but", "and then"))
+    found = answer(model, Spelling(), Context("there it stood", questions), "a stage")
+    for question, options in zip(questions, found, strict=True):
+        prompt = Spelling()(f"there it stood {question.text}", return_tensors="pt").input_ids
+        with torch.no_grad():
+            logits = model(prompt).logits[0, -1].log_softmax(-1)
+        wanted = [float(logits[Spelling()(option).input_ids[0]]) for option in question.options]
+        assert options == pytest.approx(wanted, abs=1e-4)
+
+
+def test_an_option_of_two_tokens_is_refused(model: Any) -> None:
+    with pytest.raises(ValueError, match="'reds' is not one token"):
+        answer(model, Spelling(), Context("there", (Question("it", ("red", "reds")),)), "a stage")
