@@ -114,24 +114,29 @@ def _texts(model: Any, tokenizer: Any, options: Options) -> Iterator[Result]:
     found = texts(options)
     if not found:
         say("no text to read: give --data or --test")
+    sources = [name for name, text in found.items() if is_python(text)]
+    if len(sources) > 1:
+        say(f"of {len(sources)} Python texts {sources[0]} has the rows of code and of classes kept")
     watches = []
     for name, text in list(found.items())[: TEXTS_SMOKE if options.smoke else None]:
-        lengths = _lengths_of(name, options, is_code=is_python(text))
-        if not lengths:
-            continue
+        is_code = name in sources[:1]
         encoded = tokenizer(text, return_tensors="pt", return_offsets_mapping=True, verbose=False)
-        num_tokens = encoded.input_ids.shape[1]
-        if short := [length for length in lengths if length > num_tokens]:
-            say(f"  {name} has {num_tokens} tokens, {', '.join(map(str, short))} are left out")
-            lengths = [length for length in lengths if length <= num_tokens]
+        lengths = _fitting(name, _lengths_of(name, options, is_code=is_code), encoded.input_ids.shape[1])
         if lengths:
             ids = encoded.input_ids[:, : lengths[-1]]
             offsets = encoded.offset_mapping[0, : lengths[-1]].tolist()
-            one = Text(name, model, ids, code(text, offsets) if is_python(text) else None)
+            one = Text(name, model, ids, code(text, offsets) if is_code else None)
             yield from _of_text(one, lengths, options)
             watches += [one.watch] if one.watch else []
     if options.wants("gate.recall"):
         yield from recall_row(watches)
+
+
+def _fitting(name: str, lengths: Sequence[int], num_tokens: int) -> list[int]:
+    """Return the lengths that a text has; say which it has not."""
+    if too_long := [str(length) for length in lengths if length > num_tokens]:
+        say(f"  {name} has {num_tokens} tokens, {', '.join(too_long)} are left out")
+    return [length for length in lengths if length <= num_tokens]
 
 
 def _lengths_of(name: str, options: Options, *, is_code: bool) -> list[int]:

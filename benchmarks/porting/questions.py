@@ -43,7 +43,9 @@ class Context:
 
 
 def key_values(seed: int, count: Count, num_tokens: int, num_questions: int) -> Context:
-    """Return lines "adjective animal number: noun" with keys that all differ, of which some are asked for.
+    """Return lines "eight hexadecimal digits: noun" with keys that all differ, of which some are asked for.
+
+    Keys of words are too hard for the smallest models: they share words with other keys.
 
     The answers stand in the context once each; the other options are answers to other questions.
     """
@@ -144,7 +146,7 @@ def _split(rng: random.Random, num_answers: int) -> tuple[list[str], list[str]]:
 
 
 def _key(rng: random.Random) -> str:
-    return f"{rng.choice(ADJECTIVES)} {rng.choice(ANIMALS)} {rng.randrange(10, 100)}"
+    return f"{rng.getrandbits(32):08x}"
 
 
 def _names(rng: random.Random, number: int) -> list[tuple[str, str]]:
