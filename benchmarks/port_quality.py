@@ -24,12 +24,12 @@ from porting.texts import is_python, prose, texts
 from porting.watching import Watch, lift_rows, recall_row, watching
 from runner import Options, Result, run, say
 
-LENGTHS, LENGTHS_SMOKE = (2048, 4096, 8192), (2304,)
+LENGTHS, LENGTHS_SMOKE = (2048, 4096, 8192), (2176,)
 PEERS, PEERS_SMOKE = ("sink+window", "pooled keys", "min-max bounds"), ("pooled keys",)
 TEXTS_SMOKE = 1
 ROOM = 64
 """Tokens left for questions, so that all stays within the model's window."""
-QUESTIONS, QUESTIONS_SMOKE = 24, 8
+QUESTIONS, QUESTIONS_SMOKE = 24, 4
 CONTEXTS, CONTEXTS_FULL = 1, 4
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,11 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 import tuili
 from porting import decoding
+from porting.answering import answer
 from porting.decoding import Way, dense, ported, read, read_short
 from porting.peers import SELECTIONS, peer
 from porting.perplexity import MARGIN, increases, key_tokens, on_key_tokens, size
+from porting.questions import Context, Question
 from porting.watching import histogram, lift_rows, recall_row, recalls, watching
 from tuili.attention.kernels import select_blocks
 from tuili.attention.select import Budget
@@ -131,6 +134,26 @@ def test_the_oracle_keeps_more_attention_than_others_and_pooled_keys_score_mean_
     mean_k = k.unflatten(2, (-1, BUDGET.block)).mean(3).transpose(1, 2).contiguous()
     ours = select_blocks(gate_q, mean_k, BUDGET, num_keys=LENGTH)
     assert torch.equal(ours, SELECTIONS["pooled keys"](q, k, at, BUDGET, 0.25))
+
+
+class Numbers:
+    """A tokenizer of texts that are numbers."""
+
+    def __call__(self, text: str, return_tensors: str | None = None, verbose: bool = True) -> Any:
+        ids = [int(word) for word in text.split()]
+        return SimpleNamespace(input_ids=torch.tensor([ids]) if return_tensors else ids)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_answers_from_a_cache_are_those_of_the_whole_prompt(way: str, model: Any, ids: torch.Tensor) -> None:
+    text = " ".join(map(str, ids[0].tolist()))
+    questions = tuple(Question(asked, ("7", "8", "9")) for asked in ("5 6 7", "1", "2 3"))
+    with WAYS[way](model) as running:
+        found = answer(running, Numbers(), Context(text, questions), "a stage")
+        for question, options in zip(questions, found, strict=True):
+            prompt = Numbers()(f"{text} {question.text}", return_tensors="pt").input_ids
+            logits = running(prompt, use_cache=False).logits[0, -1].log_softmax(-1)
+            assert options == pytest.approx(logits[7:10].numpy(), abs=1e-4)
 
 
 # -- short contexts and key tokens ---------------------------------------------------------------
