@@ -1,243 +1,239 @@
-"""Quality of dynamic sparse attention on SmolLM2-135M: loss on long real text, dense against sparse selections.
+"""Quality of dynamic sparse attention on SmolLM2-135M: the model as `tuili.port` makes it against the dense one.
 
-Every method reads the same number of keys in the same layers (the plan as shipped); perplexity counts the second half
-of each text, where there is something to choose. `--test` reads *.txt, and *.json with a field "text".
+Texts are read once in each way to run, at the longest length; a token reads the same whatever follows it, so shorter
+lengths are beginnings of that forward. Tasks have a context for each length. What each row means and what it does not
+say is in `benchmarks/README.md`. `--test` reads *.txt, and *.json with a field "text".
 """
 
 from __future__ import annotations
 
-import json
-import math
-import sysconfig
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from porting import answering, perplexity
+from porting.completion import Code, code, completion
+from porting.copying import copies, copying
+from porting.decoding import Reading, Way, adapted_dense, decoder, dense, ported, read, read_short
+from porting.peers import SELECTIONS, peer, slug
+from porting.perplexity import size
+from porting.questions import Make, common_words, key_values, needles
+from porting.texts import is_python, prose, texts
+from porting.watching import Watch, lift_rows, recall_row, watching
 from runner import Options, Result, run, say
 
-MODEL = "smollm2-135m"
-NUM_BOTTOM = 2
-LENGTHS, LENGTHS_SMOKE = (2048, 4096, 8192), (2048,)
-SOURCE_FILES = ("tarfile.py",)
-"""Not among the recipe's training texts, see recipes/distill_smollm2.py."""
-TARGET = 0.012
-CHUNK = 512
-PEERS = ("sink+window", "pooled keys", "min-max bounds", "oracle")
-NAME = "tuili-benchmark"
-Select = Callable[[Any, Any, Any, float], Any]
+LENGTHS, LENGTHS_SMOKE = (2048, 4096, 8192), (2176,)
+PEERS, PEERS_SMOKE = ("sink+window", "pooled keys", "min-max bounds"), ("pooled keys",)
+TEXTS_SMOKE = 1
+ROOM = 64
+"""Tokens left for questions, so that all stays within the model's window."""
+QUESTIONS, QUESTIONS_SMOKE = 24, 4
+CONTEXTS, CONTEXTS_FULL = 1, 4
 
 
 def measure(options: Options) -> Iterator[Result]:
     """Yield every result that is asked for."""
     model, tokenizer = decoder()
+    _say_what_is_left_out(options)
+    yield from _texts(model, tokenizer, options)
+    yield from _copies(model, tokenizer, options)
+    for name, make in (("kv", key_values), ("needle", needles(prose())), ("aggregation", common_words)):
+        yield from _questions(model, tokenizer, name, make, options)
+
+
+def _say_what_is_left_out(options: Options) -> None:
+    if options.smoke:
+        say(f"a smoke run: {LENGTHS_SMOKE[0]} tokens, one text, one peer, few questions")
+    elif not options.full:
+        say("left out without --full: the oracle, peers in the tasks, more than one context a task and length")
+
+
+def _lengths(options: Options) -> tuple[int, ...]:
+    return LENGTHS_SMOKE if options.smoke else LENGTHS
+
+
+def _peers(options: Options) -> tuple[str, ...]:
+    if options.smoke:
+        return PEERS_SMOKE
+    return tuple(SELECTIONS) if options.full else PEERS
+
+
+# -- texts ---------------------------------------------------------------------------------------
+
+
+@dataclass
+class Text:
+    """A text's tokens [1, N] and what models made of them, each way to run once, when it is first asked for."""
+
+    name: str
+    model: Any
+    ids: Any
+    code: Code | None
+    watch: Watch | None = None
+    _readings: dict[str, Reading] = field(default_factory=dict)
+    _short: np.ndarray | None = None
+
+    def read(self, way: str) -> Reading:
+        """Return what the model makes of the text when it runs that way."""
+        if way not in self._readings:
+            say(f"  {self.name}, {self.ids.shape[1]} tokens: {way}")
+            self._readings[way] = (
+                self._watched() if way == "tuili" else self._run(dense if way == "dense" else peer(way))
+            )
+        return self._readings[way]
+
+    def adapted(self) -> Reading:
+        """Return what the dense model with the shipped adaptation makes of the text."""
+        if "adapted" not in self._readings:
+            adapted = adapted_dense(self.model)
+            if adapted is self.model:
+                say(f"  {self.name}: no weights are adapted, so ppl_increase_adapted is ppl_increase")
+            self._readings["adapted"] = self.read("dense") if adapted is self.model else read(adapted, self.ids)
+        return self._readings["adapted"]
+
+    def short(self) -> np.ndarray:
+        """Return the dense model's losses in a short context."""
+        if self._short is None:
+            say(f"  {self.name}: dense, short contexts")
+            self._short = read_short(self.model, self.ids)
+        return self._short
+
+    def _run(self, way: Way) -> Reading:
+        with way(self.model) as model:
+            return read(model, self.ids)
+
+    def _watched(self) -> Reading:
+        with ported(self.model) as model, watching(model) as self.watch:
+            return read(model, self.ids)
+
+
+def _texts(model: Any, tokenizer: Any, options: Options) -> Iterator[Result]:
+    """Yield the rows of all texts, then those of gates, which are over texts."""
     found = texts(options)
     if not found:
         say("no text to read: give --data or --test")
-    for text_name, text in found.items():
-        ids = tokenizer(text, return_tensors="pt").input_ids
-        for length in LENGTHS_SMOKE if options.smoke else LENGTHS:
-            if ids.shape[1] < length:
-                say(f"  {text_name} has {ids.shape[1]} tokens, {length} are left out")
-                continue
-            yield from _text(model, text_name, ids[:, :length], options)
+    sources = [name for name, text in found.items() if is_python(text)]
+    if len(sources) > 1:
+        say(f"of {len(sources)} Python texts {sources[0]} has the rows of code and of classes kept")
+    watches = []
+    for name, text in list(found.items())[: TEXTS_SMOKE if options.smoke else None]:
+        is_code = name in sources[:1]
+        encoded = tokenizer(text, return_tensors="pt", return_offsets_mapping=True, verbose=False)
+        lengths = _fitting(name, _lengths_of(name, options, is_code=is_code), encoded.input_ids.shape[1])
+        if lengths:
+            ids = encoded.input_ids[:, : lengths[-1]]
+            offsets = encoded.offset_mapping[0, : lengths[-1]].tolist()
+            one = Text(name, model, ids, code(text, offsets) if is_code else None)
+            yield from _of_text(one, lengths, options)
+            watches += [one.watch] if one.watch else []
+    if options.wants("gate.recall"):
+        yield from recall_row(watches)
 
 
-def _text(model: Any, name: str, ids: Any, options: Options) -> Iterator[Result]:
-    """Yield the losses of one text at one length; the dense model is read once."""
-    place = f"{name}.{ids.shape[1] // 1024}k"
-    methods: dict[str, str] = {"tuili": f"quality.{place}.ppl_increase"}
-    methods |= {peer: f"peer.{_slug(peer)}.{place}.ppl_increase" for peer in PEERS}
-    methods = {method: result for method, result in methods.items() if options.wants(result)}
-    if options.smoke:
-        methods.pop("oracle", None)
-    if not methods:
+def _fitting(name: str, lengths: Sequence[int], num_tokens: int) -> list[int]:
+    """Return the lengths that a text has; say which it has not."""
+    if too_long := [str(length) for length in lengths if length > num_tokens]:
+        say(f"  {name} has {num_tokens} tokens, {', '.join(too_long)} are left out")
+    return [length for length in lengths if length <= num_tokens]
+
+
+def _lengths_of(name: str, options: Options, *, is_code: bool) -> list[int]:
+    """Return the lengths at which some row of a text is asked for; recall and lifts are taken at the longest."""
+    lengths = _lengths(options)
+
+    def is_wanted(length: int) -> bool:
+        place = f"{name}.{size(length)}"
+        names = [f"quality.{place}", *(f"peer.{slug(each)}.{place}" for each in _peers(options))]
+        names += [f"code.{size(length)}"] * is_code
+        names += (["gate.recall"] + ["kept"] * is_code) * (length == lengths[-1])
+        return any(options.wants(each) for each in names)
+
+    return [length for length in lengths if is_wanted(length)]
+
+
+def _of_text(one: Text, lengths: Sequence[int], options: Options) -> Iterator[Result]:
+    for length in lengths:
+        yield from _losses(one, length, options)
+        if one.code is not None and options.wants(prefix := f"code.{size(length)}"):
+            ids = one.ids[0, :length].numpy()
+            yield from completion(prefix, one.code, ids, one.read("dense"), one.read("tuili"))
+    if options.wants("gate.recall") or (one.code is not None and options.wants("kept")):
+        one.read("tuili")
+    if one.code is not None and one.watch is not None and options.wants("kept"):
+        yield from lift_rows(one.watch, one.code.classes)
+
+
+def _losses(one: Text, length: int, options: Options) -> Iterator[Result]:
+    """Yield what is computed from the losses of a text's beginning."""
+    place = f"{one.name}.{size(length)}"
+    peers = [each for each in _peers(options) if options.wants(f"peer.{slug(each)}.{place}")]
+    if not peers and not options.wants(f"quality.{place}"):
         return
-    dense = losses(model, ids)
-    yield Result(f"quality.{place}.dense.ppl", math.exp(float(dense.mean())), "", None, len(dense))
-    increases: dict[str, tuple[float, float]] = {}
-    for method in methods:
-        say(f"  {place}: {method}")
-        sparse = _losses_with(model, ids, method)
-        difference = sparse - dense
-        blocks = difference.reshape(-1, 128).mean(1)
-        increases[method] = math.expm1(float(difference.mean())), 1.96 * float(blocks.std() / math.sqrt(len(blocks)))
-    peers = {method: value for method, (value, _) in increases.items() if method in PEERS and method != "oracle"}
-    best = min(peers, key=lambda method: peers[method]) if peers else None
-    for method, (value, spread) in increases.items():
-        baseline = {"name": best, "value": peers[best]} if method == "tuili" and best else None
-        target = TARGET if method == "tuili" and ids.shape[1] == 8192 else None
-        yield Result(methods[method], value, "fraction", spread, len(dense), baseline, target)
+    before, after = one.read("dense").losses[:length], one.read("tuili").losses[:length]
+    theirs = {each: one.read(each).losses[:length] for each in peers}
+    yield from perplexity.increases(place, before, after, theirs)
+    if options.wants(name := f"quality.{place}.ppl_increase_adapted"):
+        target = perplexity.TARGET if length == perplexity.TARGET_LENGTH else None
+        yield perplexity.increase(name, one.adapted().losses[:length], after, target=target)
+    if options.wants(f"quality.{place}.key_tokens") or any(
+        options.wants(f"peer.{slug(each)}.{place}.key_tokens") for each in peers
+    ):
+        yield from perplexity.on_key_tokens(place, before, after, one.short()[:length], theirs)
 
 
-def _slug(method: str) -> str:
-    return method.replace(" ", "_").replace("+", "_").replace("-", "_")
+# -- tasks ---------------------------------------------------------------------------------------
 
 
-def texts(options: Options) -> dict[str, str]:
-    """Return the texts by name: those of `--test`, else real source and, with `--data`, an encyclopedia."""
-    if options.test is not None:
-        files = [options.test] if options.test.is_file() else sorted(options.test.iterdir())
-        return {path.stem: _read(path) for path in files if path.suffix in (".txt", ".json")}
-    library = Path(sysconfig.get_paths()["stdlib"])
-    found = {"python": "\n".join((library / name).read_text(encoding="utf-8") for name in SOURCE_FILES)}
-    if options.data is not None:
-        text = (options.data / "text" / "wikitext2_valid.txt").read_text(encoding="utf-8")
-        found["wiki"] = text[int(len(text) * 0.7) :]
-    return found
+def _ways(options: Options) -> Mapping[str, Way]:
+    """Return the ways to run tasks by name; peers only in full runs, for time."""
+    peers: Mapping[str, Way] = {slug(each): peer(each) for each in SELECTIONS if options.full}
+    return {"dense": dense, "tuili": ported, **peers}
 
 
-def _read(path: Path) -> str:
-    text = path.read_text(encoding="utf-8")
-    return str(json.loads(text)["text"]) if path.suffix == ".json" else text
+def _wanted(name: str, length: int, options: Options) -> dict[str, Way]:
+    """Return the ways that some wanted row of a task needs, none or the dense one and others."""
+    place = f"{name}.{size(length)}"
+    rows: Callable[[str], str] = lambda way: place if way == "tuili" else f"peer.{way}.{place}"  # noqa: E731
+    found = {way: each for way, each in _ways(options).items() if way != "dense" and options.wants(rows(way))}
+    return {"dense": dense, **found} if found else {}
 
 
-# -- losses --------------------------------------------------------------------------------------
+def _copies(model: Any, tokenizer: Any, options: Options) -> Iterator[Result]:
+    ids = tokenizer(prose(), verbose=False).input_ids
+    for length in _lengths(options):
+        if ways := _wanted("copy", length, options):
+            import torch
+
+            task = copies(ids, length)
+            losses = {}
+            for name, way in ways.items():
+                say(f"  copy, {length} tokens: {name}")
+                with way(model) as running:
+                    losses[name] = read(running, torch.tensor([task.ids])).losses
+            yield from copying(f"copy.{size(length)}", task, losses)
 
 
-def losses(model: Any, ids: Any) -> np.ndarray:
-    """Return the loss of each token in the second half of a text, in nats."""
-    import torch
+def _questions(model: Any, tokenizer: Any, name: str, make: Make, options: Options) -> Iterator[Result]:
+    num_questions = QUESTIONS_SMOKE if options.smoke else QUESTIONS
 
-    half = ids.shape[1] // 2
-    with torch.no_grad():
-        hidden = model.model(ids, use_cache=False).last_hidden_state[0, half - 1 : -1]
-        parts = [
-            torch.nn.functional.cross_entropy(model.lm_head(piece), wanted, reduction="none")
-            for piece, wanted in zip(hidden.split(CHUNK), ids[0, half:].split(CHUNK), strict=True)
-        ]
-    return torch.cat(parts).double().numpy()
+    def count(text: str) -> int:
+        return len(tokenizer(text, verbose=False).input_ids)
 
-
-def _losses_with(model: Any, ids: Any, method: str) -> np.ndarray:
-    import tuili
-    from tuili.porting.swap import attention_swapped
-
-    if method == "tuili":
-        tuili.port(model)
-        try:
-            return losses(model, ids)
-        finally:
-            tuili.unport(model)
-    with attention_swapped(model, NAME, _selecting(SELECTIONS[method])):
-        return losses(model, ids)
-
-
-def _selecting(select: Select) -> Callable[..., tuple[Any, None]]:
-    """Return an attention whose layers above the dense ones read the blocks that `select` returns."""
-    import torch
-
-    from tuili.attention.kernels import sparse_attention
-    from tuili.porting.layers import Sparse
-
-    budget = Sparse().budget
-
-    def attention(module: Any, q: Any, k: Any, v: Any, mask: Any, scaling: float, **_: Any) -> tuple[Any, None]:
-        if module.layer_idx < NUM_BOTTOM:
-            out = torch.nn.functional.scaled_dot_product_attention(
-                q, k, v, is_causal=True, scale=scaling, enable_gqa=True
-            )
-        else:
-            out = sparse_attention(q, k, v, select(q, k, budget, scaling), block=budget.block, scale=scaling)
-        return out.transpose(1, 2).contiguous(), None
-
-    return attention
-
-
-# -- what the peers select -----------------------------------------------------------------------
-
-
-def _window(q: Any, k: Any, budget: Any, scale: float) -> Any:
-    """Keep the first block and the last ones."""
-    import torch
-
-    at = torch.arange(q.shape[2])[:, None] // budget.block
-    last = at - torch.arange(budget.keep - 2, -1, -1)
-    blocks = torch.cat([torch.zeros_like(at), last.masked_fill(last < 1, -1)], dim=1)
-    blocks = blocks.masked_fill(blocks < 0, 1 << 30).sort(-1).values
-    blocks = blocks.masked_fill(blocks == 1 << 30, -1)
-    return blocks.int()[None, :, None].expand(q.shape[0], -1, k.shape[1], -1).contiguous()
-
-
-def _pooled(q: Any, k: Any, budget: Any, scale: float) -> Any:
-    """Score blocks by their mean key (Lu et al. 2025, MoBA), the group's heads by their best."""
-    import torch
-
-    def score(q_hTd: Any, k_Nd: Any) -> Any:
-        return torch.einsum("htd,jd->htj", q_hTd, _blocks(k_Nd, budget).mean(1)).amax(0)
-
-    return _best(q, k, budget, score)
-
-
-def _bounds(q: Any, k: Any, budget: Any, scale: float) -> Any:
-    """Score blocks by an upper bound from their smallest and largest key values (Tang et al. 2024, Quest)."""
-    import torch
-
-    def score(q_hTd: Any, k_Nd: Any) -> Any:
-        keys = _blocks(k_Nd, budget)
-        high = torch.einsum("htd,jd->htj", q_hTd.clamp_min(0), keys.amax(1))
-        return (high + torch.einsum("htd,jd->htj", q_hTd.clamp_max(0), keys.amin(1))).amax(0)
-
-    return _best(q, k, budget, score)
-
-
-def _oracle(q: Any, k: Any, budget: Any, scale: float) -> Any:
-    """Keep the blocks with the most of the group's own attention."""
-    import torch
-
-    def score(q_hTd: Any, k_Nd: Any, first: int = 0) -> Any:
-        scores = torch.einsum("htd,nd->htn", q_hTd, k_Nd) * scale
-        past = torch.arange(k_Nd.shape[0]) <= torch.arange(first, first + q_hTd.shape[1])[:, None]
-        attention = scores.masked_fill(~past, float("-inf")).softmax(-1).sum(0)
-        return _blocks(attention.T, budget).sum(1).T
-
-    return _best(q, k, budget, score, is_placed=True)
-
-
-SELECTIONS: Mapping[str, Select] = {
-    "sink+window": _window,
-    "pooled keys": _pooled,
-    "min-max bounds": _bounds,
-    "oracle": _oracle,
-}
-
-
-def _blocks(k_Nd: Any, budget: Any) -> Any:
-    return k_Nd[: len(k_Nd) // budget.block * budget.block].unflatten(0, (-1, budget.block))
-
-
-def _best(q: Any, k: Any, budget: Any, score: Callable[..., Any], is_placed: bool = False) -> Any:
-    """Return the sink, the local blocks and the best-scored ones between, for texts of whole blocks."""
-    import torch
-
-    num_keys = k.shape[2]
-    kept = torch.full((1, num_keys, k.shape[1], budget.keep), -1, dtype=torch.int32)
-    for group in range(k.shape[1]):
-        heads = q[0].unflatten(0, (k.shape[1], -1))[group].float()
-        for first in range(0, num_keys, CHUNK):
-            piece = heads[:, first : first + CHUNK]
-            scores = score(piece, k[0, group].float(), first) if is_placed else score(piece, k[0, group].float())
-            current = torch.arange(first, first + piece.shape[1])[:, None] // budget.block
-            at = torch.arange(scores.shape[1])
-            is_sure = (at < budget.sink) | ((at > current - budget.local) & (at <= current))
-            scores = scores.masked_fill(is_sure, float("inf")).masked_fill(at > current, float("-inf"))
-            best = scores.topk(min(budget.keep, scores.shape[1]), dim=-1)
-            blocks = best.indices.masked_fill(best.values == float("-inf"), 1 << 30).sort(-1).values
-            kept[0, first : first + CHUNK, group, : blocks.shape[1]] = blocks.masked_fill(blocks == 1 << 30, -1).int()
-    return kept
-
-
-def decoder() -> tuple[Any, Any]:
-    """Return SmolLM2-135M and its tokenizer."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    from tuili.model.packaged import ensure
-
-    folder = ensure(MODEL)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    return model, AutoTokenizer.from_pretrained(folder)
+    for length in _lengths(options):
+        ways = _wanted(name, length, options)
+        answers: dict[str, answering.Answers] = {way: [] for way in ways}
+        tasks = range(CONTEXTS_FULL if options.full else CONTEXTS) if ways else ()
+        contexts = [make(seed, count, length - ROOM, num_questions) for seed in tasks]
+        for way, each in ways.items():
+            say(f"  {name}, {length} tokens: {way}")
+            with each(model) as running:
+                for context in contexts:
+                    answers[way] += answering.answer(running, tokenizer, context, f"{name}, {way}")
+        if contexts:
+            questions = [question for context in contexts for question in context.questions]
+            yield from answering.rows(f"{name}.{size(length)}", questions, answers)
 
 
 if __name__ == "__main__":

@@ -16,13 +16,14 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-from port_quality import NUM_BOTTOM, SOURCE_FILES, decoder  # noqa: E402
+from porting.decoding import decoder  # noqa: E402
+from porting.texts import SOURCE_FILES, WIKI_SHARE  # noqa: E402
 from runner import find_data, pin_threads, say  # noqa: E402
 
 NUM_STEPS = 40
 LENGTH = 4096
 MAX_CHARACTERS = 2_500_000
-WIKI_SHARE = 0.7
+NUM_BOTTOM = 2
 
 
 def sources() -> str:

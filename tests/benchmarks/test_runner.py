@@ -42,6 +42,13 @@ def test_a_given_path_must_exist(tmp_path: Path, argument: str, capsys: pytest.C
     assert "there is no" in capsys.readouterr().err
 
 
+def test_a_run_is_a_smoke_run_a_full_one_or_neither(tmp_path: Path) -> None:
+    given = [options(tmp_path, *arguments) for arguments in ([], ["--smoke"], ["--full"])]
+    assert [(each.smoke, each.full) for each in given] == [(False, False), (True, False), (False, True)]
+    with pytest.raises(SystemExit):
+        options(tmp_path, "--smoke", "--full")
+
+
 def test_only_results_with_the_prefix_are_written(tmp_path: Path) -> None:
     def measure(_: runner.Options) -> list[runner.Result]:
         return [runner.share("a.right", [1.0, 0.0]), runner.share("b.right", [1.0])]
