@@ -7,6 +7,8 @@ the cache has eight (float32) or four (bfloat16).
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor
 
@@ -14,21 +16,21 @@ from tuili.attention.pooling import GateKeys, gate_keys, quantize
 from tuili.errors import InputError, UsageError
 
 
-class GatePool:
-    """The gate keys of one layer's key cache.
+class BlockPool:
+    """What is kept of each whole block of one layer's key-value cache, in one or more tensors [B, J, ...].
 
     Memory is taken in doublings, so that n steps cost O(n) in all.
     """
 
-    def __init__(self, block: int, sub: int) -> None:
-        """Make an empty pool for blocks of `block` keys, with one gate key for `sub` keys.
+    def __init__(self, block: int) -> None:
+        """Make an empty pool for blocks of `block` keys.
 
         Raises:
-            UsageError: `sub` is below 1 or does not divide the block.
+            UsageError: `block` is below 1.
         """
-        if sub < 1 or block % sub:
-            raise UsageError(f"a sub-block of {sub} keys must have at least 1 and divide the block of {block}")
-        self.block, self.sub = block, sub
+        if block < 1:
+            raise UsageError(f"a block of {block} keys is too small; it must have at least 1")
+        self.block = block
         self.num_blocks = 0
         self._parts: list[Tensor] = []
 
@@ -36,37 +38,6 @@ class GatePool:
     def num_bytes(self) -> int:
         """Memory taken, in bytes."""
         return sum(part.untyped_storage().nbytes() for part in self._parts)
-
-    def grow(self, k: Tensor, w_k: Tensor | None = None) -> GateKeys:
-        """Return the gate keys of the whole blocks of all cached keys `k` [B, G, N, d].
-
-        Only keys of blocks that were not pooled before are read. The result holds views that later calls overwrite.
-        No gradient.
-
-        Args:
-            k: keys, position already applied.
-            w_k: projection [G, d, e]; None: the mean keys themselves.
-
-        Raises:
-            InputError: the cache holds fewer keys than were pooled, or has another batch, groups or width.
-        """
-        begin, end = self.num_blocks, k.shape[2] // self.block
-        if end < begin:
-            raise InputError(
-                f"the pool covers {begin * self.block} keys, the key cache {k.shape[2]}; crop the pool too"
-            )
-        per_block = self.block // self.sub
-        with torch.no_grad():
-            fresh = k[:, :, begin * self.block : end * self.block]
-            new = quantize(gate_keys(fresh, w_k, self.sub), per_block, self.sub)
-            fresh_parts = (new.values.unflatten(1, (-1, per_block)), new.scale, new.means, new.mean_scale)
-            olds = self._parts if begin and self._parts else [None] * len(fresh_parts)
-            self._parts = [self._room(old, part, end) for old, part in zip(olds, fresh_parts, strict=True)]
-            for buffer, part in zip(self._parts, fresh_parts, strict=True):
-                buffer[:, begin:end] = part
-        self.num_blocks = end
-        values, scale, means, mean_scale = (part[:, :end] for part in self._parts)
-        return GateKeys(values.flatten(1, 2), scale, means, mean_scale, self.sub)
 
     def crop(self, num_keys: int) -> None:
         """Forget all but the whole blocks of the first `num_keys` keys.
@@ -95,6 +66,28 @@ class GatePool:
         """Forget everything and free the memory."""
         self.num_blocks, self._parts = 0, []
 
+    def _grow(self, num_keys: int, of_new: Callable[[slice], Sequence[Tensor]]) -> list[Tensor]:
+        """Return what is kept of the whole blocks of `num_keys` keys; `of_new` makes it for a slice of new keys.
+
+        Views that later calls overwrite. No gradient.
+
+        Raises:
+            InputError: there are fewer keys than were pooled, or what is new has another shape.
+        """
+        begin, end = self.num_blocks, num_keys // self.block
+        if end < begin:
+            raise InputError(
+                f"the pool covers {begin * self.block} keys, the key cache {num_keys}; crop the pool as well"
+            )
+        with torch.no_grad():
+            fresh = of_new(slice(begin * self.block, end * self.block))
+            olds = self._parts if begin else [None] * len(fresh)
+            self._parts = [self._room(old, part, end) for old, part in zip(olds, fresh, strict=True)]
+            for buffer, part in zip(self._parts, fresh, strict=True):
+                buffer[:, begin:end] = part
+        self.num_blocks = end
+        return [part[:, :end] for part in self._parts]
+
     def _room(self, old: Tensor | None, new: Tensor, end: int) -> Tensor:
         """Return the buffer of one part, made longer if `end` blocks do not fit into it."""
         if old is None:
@@ -109,6 +102,43 @@ class GatePool:
         buffer = _empty(new, max(end, 2 * old.shape[1]))
         buffer[:, : old.shape[1]] = old
         return buffer
+
+
+class GatePool(BlockPool):
+    """The gate keys of one layer's key cache."""
+
+    def __init__(self, block: int, sub: int) -> None:
+        """Make an empty pool for blocks of `block` keys, with one gate key for `sub` keys.
+
+        Raises:
+            UsageError: `sub` is below 1 or does not divide the block.
+        """
+        super().__init__(block)
+        if sub < 1 or block % sub:
+            raise UsageError(f"a sub-block of {sub} keys must have at least 1 and divide the block of {block}")
+        self.sub = sub
+
+    def grow(self, k: Tensor, w_k: Tensor | None = None) -> GateKeys:
+        """Return the gate keys of the whole blocks of all cached keys `k` [B, G, N, d].
+
+        Only keys of blocks that were not pooled before are read. The result holds views that later calls overwrite.
+        No gradient.
+
+        Args:
+            k: keys, position already applied.
+            w_k: projection [G, d, e]; None: the mean keys themselves.
+
+        Raises:
+            InputError: the cache holds fewer keys than were pooled, or has another batch, groups or width.
+        """
+        per_block = self.block // self.sub
+
+        def of_new(keys: slice) -> Sequence[Tensor]:
+            new = quantize(gate_keys(k[:, :, keys], w_k, self.sub), per_block, self.sub)
+            return new.values.unflatten(1, (-1, per_block)), new.scale, new.means, new.mean_scale
+
+        values, scale, means, mean_scale = self._grow(k.shape[2], of_new)
+        return GateKeys(values.flatten(1, 2), scale, means, mean_scale, self.sub)
 
 
 def _like(old: Tensor, new: Tensor) -> bool:

@@ -13,16 +13,21 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from tuili.attention.cache import GatePool
+from tuili.attention import pooled
+from tuili.attention.cache import BlockPool, GatePool
 from tuili.attention.gate import Gate
 from tuili.attention.kernels import gated_attention
+from tuili.attention.pooled import MeanPool
 from tuili.attention.select import Budget
+from tuili.attention.teach import teaching_attention
 from tuili.porting.dense import dense_attention, take
-from tuili.porting.layers import Dense, Entry, Sparse
+from tuili.porting.layers import KINDS, Dense, Entry, Pooled, Sparse
 from tuili.porting.pool import recall, take_note
 
 OnBlocks = Callable[[Tensor, int, int], None]
 """Called with the kept blocks [B, T, G, K] of a sparse layer's late tokens, the first's key index, and N."""
+NAME = "tuili"
+"""The ported layer's name in its attention module, and that of the attention in the model's configuration."""
 
 
 @dataclass(slots=True)
@@ -42,23 +47,28 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """What `unport` needs: the model's own attention implementation and the hook to remove."""
+    """The model's own attention implementation and the hook to remove, for `unport`; what `report` says of gates."""
 
     implementation: str
     hook: RemovableHandle
+    adapter: str
 
 
 class PortedLayer(nn.Module):
     """An attention layer's way to read its context.
 
-    It hangs in the attention module as a submodule, so that it moves and is copied with it.
+    It hangs in the attention module as a submodule, so that it moves and is copied with it. The model's state dict
+    stays what it was, and so does what `save_pretrained` writes: the gate is left out.
 
     Args:
         entry: the plan of this layer.
         crossover: tokens of a sparse layer before this one read every key.
         own_window: the window that the model itself gives to this layer; then the entry has no say.
-        origin: what `unport` restores.
+        origin: what `unport` restores, and where the gate came from.
         gate: the gate of a sparse layer; None: the attention's own score of the mean keys, training-free.
+
+    Attributes:
+        teaches: whether, with gradients, the gate gets one too.
     """
 
     def __init__(
@@ -70,15 +80,18 @@ class PortedLayer(nn.Module):
         self.own_window = own_window
         self.origin = origin
         self.gate = gate
+        self.teaches = False
         self.tally = Tally()
         self.on_blocks: OnBlocks | None = None
+        self.register_state_dict_post_hook(_leave_out)
+        self.register_load_state_dict_post_hook(_do_not_miss)
 
     @property
     def kind(self) -> str:
-        """What the layer is: "sliding" (the model's own window), "sparse" or "dense"."""
+        """What the layer is: "sliding" (the model's own window), "sparse", "pooled" or "dense"."""
         if self.own_window is not None:
             return "sliding"
-        return "sparse" if isinstance(self.entry, Sparse) else "dense"
+        return next(kind for kind, each in KINDS.items() if isinstance(self.entry, each))
 
     def forward(self, module: nn.Module, q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None, scale: float) -> Tensor:
         """Return the attention of the last T of N tokens: [B, T, H, d].
@@ -118,16 +131,23 @@ class PortedLayer(nn.Module):
                 return _triangle(n)
             cap = entry.window + entry.sink
             return _triangle(entry.past) + _capped(n, cap) - _capped(entry.past, cap)
+        if isinstance(entry, Pooled):
+            return pooled.keys_of_first(n, entry.block, entry.window, entry.sink)
         if n <= self.crossover:
             return _triangle(n)
         return _triangle(self.crossover) + _selected(n, entry) - _selected(self.crossover, entry)
 
     def _is_dense_up_to(self, num_keys: int) -> bool:
-        if isinstance(self.entry, Sparse):
-            return num_keys <= self.crossover
-        return self.entry.window is None or num_keys <= self.entry.past
+        if isinstance(self.entry, Dense) and self.entry.window is None:
+            return True
+        return num_keys <= self._num_near()
 
-    def _read(self, module: nn.Module, q: Tensor, k: Tensor, v: Tensor, scale: float, pool: GatePool) -> Tensor:
+    def _new_pool(self) -> BlockPool:
+        if isinstance(self.entry, Pooled):
+            return MeanPool(self.entry.block)
+        return GatePool(self.entry.budget.block, self.entry.sub) if isinstance(self.entry, Sparse) else BlockPool(1)
+
+    def _read(self, module: nn.Module, q: Tensor, k: Tensor, v: Tensor, scale: float, pool: BlockPool) -> Tensor:
         """Return the attention of rows without padding: the first tokens dense, the others by the plan."""
         num_keys = k.shape[2]
         first = num_keys - q.shape[2]
@@ -138,11 +158,14 @@ class PortedLayer(nn.Module):
             end = first + near
             parts.append(dense_attention(module, q[:, :, :near], k[:, :, :end], v[:, :, :end], scale=scale))
         if near < q.shape[2]:
-            parts.append(self._read_far(module, q[:, :, near:], k, v, scale, pool))
+            read = self._teach if self.teaches and torch.is_grad_enabled() else self._read_far
+            parts.append(read(module, q[:, :, near:], k, v, scale, pool))
         return torch.cat(parts, dim=1)
 
-    def _read_far(self, module: nn.Module, q: Tensor, k: Tensor, v: Tensor, scale: float, pool: GatePool) -> Tensor:
+    def _read_far(self, module: nn.Module, q: Tensor, k: Tensor, v: Tensor, scale: float, pool: BlockPool) -> Tensor:
         entry = self.entry
+        if isinstance(entry, Pooled):
+            return self._read_pooled(q, k, v, scale, pool, entry)
         if isinstance(entry, Dense):
             return dense_attention(module, q, k, v, scale=scale, window=entry.window, sink=entry.sink)
         budget, gate = entry.budget, self.gate
@@ -158,12 +181,24 @@ class PortedLayer(nn.Module):
             self.on_blocks(blocks_BTGK, k.shape[2] - q.shape[2], k.shape[2])
         return out_BHTd.transpose(1, 2)
 
-    def _new_pool(self) -> GatePool:
-        entry = self.entry
-        return GatePool(entry.budget.block, entry.sub) if isinstance(entry, Sparse) else GatePool(1, 1)
+    def _read_pooled(self, q: Tensor, k: Tensor, v: Tensor, scale: float, pool: BlockPool, entry: Pooled) -> Tensor:
+        """Return the attention to means and window; means are kept between steps unless a gradient needs them."""
+        needs_grad = torch.is_grad_enabled() and (k.requires_grad or v.requires_grad)
+        rest = slice(entry.sink, None)
+        means = pool.means(k[:, :, rest], v[:, :, rest]) if isinstance(pool, MeanPool) and not needs_grad else None
+        sizes = {"block": entry.block, "window": entry.window, "sink": entry.sink}
+        return pooled.pooled_attention(q, k, v, **sizes, scale=scale, means=means).transpose(1, 2)
+
+    def _teach(self, module: nn.Module, q: Tensor, k: Tensor, v: Tensor, scale: float, pool: BlockPool) -> Tensor:
+        """Return what `_read_far` does, with a gradient for the gate."""
+        if self.gate is None or not isinstance(self.entry, Sparse):
+            return self._read_far(module, q, k, v, scale, pool)
+        return teaching_attention(q, k, v, self.gate, self.entry.budget, scale=scale).transpose(1, 2)
 
     def _num_near(self) -> int:
         """Return how many tokens at the beginning of a row read every key."""
+        if isinstance(self.entry, Pooled):
+            return self.entry.num_exact
         return self.crossover if isinstance(self.entry, Sparse) else self.entry.past
 
     def _count_batch(self, num_queries: int, k: Tensor, valid: Tensor | None) -> None:
@@ -180,6 +215,18 @@ class PortedLayer(nn.Module):
         self.tally.num_tokens += num_rows * (end - first)
         self.tally.num_dense_tokens += num_rows * num_dense
         self.tally.num_keys += num_rows * (self.keys_of_first(end) - self.keys_of_first(first))
+
+
+def _leave_out(layer: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
+    """Take the gate out of a state dict."""
+    for name, _ in layer.named_parameters():
+        del state[prefix + name]
+
+
+def _do_not_miss(layer: nn.Module, incompatible: Any) -> None:
+    """Have a state dict without the gate be a whole one."""
+    missing: list[str] = incompatible.missing_keys
+    missing[:] = [name for name in missing if f"{NAME}.gate." not in name]
 
 
 def _training_free(q: Tensor, groups: int, scale: float) -> Tensor:

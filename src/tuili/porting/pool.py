@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tuili.attention.cache import GatePool
+from tuili.attention.cache import BlockPool
 
 Note = tuple[Any, Tensor | None]
 _noted: contextvars.ContextVar[Note | None] = contextvars.ContextVar("noted", default=None)
@@ -29,7 +29,7 @@ class Known:
     owner: weakref.ref[nn.Module]
     keys: weakref.ref[Tensor]
     valid: Tensor | None
-    pools: list[GatePool]
+    pools: list[BlockPool]
 
     def fits(self, owner: nn.Module, keys: Tensor | None, valid: Tensor | None) -> bool:
         """Return whether the pools were made by `owner` from `keys`, with the padding that `valid` begins with.
@@ -63,13 +63,13 @@ def take_note() -> Note | None:
 
 
 def recall(
-    note: Note | None, owner: nn.Module, k: Tensor, valid: Tensor | None, new_pool: Callable[[], GatePool]
-) -> list[GatePool]:
-    """Return the pools to grow to the keys `k`: known ones if the noted cache still fits, else empty ones.
+    note: Note | None, owner: nn.Module, k: Tensor, valid: Tensor | None, make: Callable[[], BlockPool]
+) -> list[BlockPool]:
+    """Return the pools to grow to the keys `k`: known ones if the noted cache still fits, else what `make` returns.
 
     They are remembered for as long as the cache layer lives.
     """
-    pools = [new_pool() for _ in range(1 if valid is None else len(k))]
+    pools = [make() for _ in range(1 if valid is None else len(k))]
     if note is None:
         return pools
     layer, keys_before = note
