@@ -63,6 +63,11 @@ def sparse_attention(
     """
     scale = _check(q, k, v, start, scale)
     _check_blocks(q, k, blocks, block)
+    if q.device.type == "cuda":
+        from tuili.attention import flex  # brings torch's compiler
+
+        if flex.can_attend(q, k, v, block=block):
+            return flex.attend(q, k, v, blocks, block=block, scale=scale, start=start)
     if not _attends_compiled(q, k, v, block) or not blocks.shape[-1]:
         return twin.attend(q, k, v, blocks, block=block, scale=scale, start=start)
     call = _Call(k.shape[2], start)
@@ -187,8 +192,6 @@ def gated_attention(  # noqa: PLR0913
     select.check_prior(gate_q, prior, penalty)
     _check_gate_fits(q, k, gate_q)
     is_fused = _attends_compiled(q, k, v, budget.block) and _selects_compiled(gate_q, gate_k, budget, num_keys)
-    if log_gate and isinstance(gate_k, GateKeys):
-        raise UsageError("gate keys in int8 have no gradient; give them as floats, or leave log_gate out")
     if log_gate or not is_fused:
         rule: dict[str, Any] = {"num_keys": num_keys, "bias": bias, "start": start, "prior": prior, "penalty": penalty}
         if normalize:
@@ -198,6 +201,8 @@ def gated_attention(  # noqa: PLR0913
             )
         blocks = select_blocks(gate_q, gate_k, budget, **rule)
         if log_gate:
+            if isinstance(gate_k, GateKeys):
+                raise UsageError("gate keys in int8 have no gradient; give them as floats, or leave log_gate out")
             weights = select.log_gate(gate_q, gate_k, blocks, budget, **rule)
             out = twin.attend(q, k, v, blocks, block=budget.block, scale=scale, start=start, log_gate=weights)
         else:

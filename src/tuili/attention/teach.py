@@ -9,6 +9,8 @@ Source: Bengio et al. 2013, Estimating or propagating gradients through stochast
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
@@ -54,7 +56,7 @@ def _attend(
     num_keys = k.shape[2]
     at_T = torch.arange(num_keys - q.shape[2], num_keys, device=q.device)
     offset = kept_log_mass(q, k, at_T, budget, scale=scale, num_gate_queries=gate_q.shape[3])
-    rule = {"num_keys": num_keys, "offset": offset}
+    rule: dict[str, Any] = {"num_keys": num_keys, "offset": offset}
     blocks = select_blocks(gate_q.detach(), gate_k.detach(), budget, bias=bias.detach(), **rule)
     log_mass = select.log_gate(gate_q, gate_k, blocks, budget, bias=bias, **rule)
     return twin.attend(q, k, v, blocks, block=budget.block, scale=scale, log_gate=log_mass - log_mass.detach())

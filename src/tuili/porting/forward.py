@@ -170,6 +170,7 @@ class PortedLayer(nn.Module):
             return dense_attention(module, q, k, v, scale=scale, window=entry.window, sink=entry.sink)
         budget, gate = entry.budget, self.gate
         gate_q = _training_free(q, k.shape[1], scale) if gate is None else gate.queries(q)
+        pool = pool if isinstance(pool, GatePool) else GatePool(budget.block, entry.sub)
         gate_k = pool.grow(k, None if gate is None else gate.k_proj)
         rule: dict[str, Any] = {"normalize": True, "bias": None if gate is None else gate.bias, "scale": scale}
         if budget.coverage is None and self.on_blocks is None:
