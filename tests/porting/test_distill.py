@@ -6,10 +6,9 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from tuili import UsageError, port, unport
-from tuili.attention.gate import GateFile
 from tuili.attention.select import Budget
 from tuili.errors import InputError, ModelFileError
-from tuili.porting.adapter import fingerprint, load, save
+from tuili.porting.adapter import Adapter, fingerprint, load, save
 from tuili.porting.distill import DistillConfig, Distiller, windows
 from tuili.porting.layers import Dense, LayerPlan, Sparse
 
@@ -88,7 +87,7 @@ def test_distilled_gates_are_kept_for_their_model_alone(tmp_path):
     model = decoder()
     gates = Distiller(model, [1, 2], CONFIG).run(texts(), 1)
     path = tmp_path / "gates.safetensors"
-    save(path, GateFile(gates=gates, plan={}, base_sha256=fingerprint(model)))
+    save(path, Adapter(gates=gates, plan=LayerPlan(), base_sha256=fingerprint(model)))
     found = load(path, model)
     plan = LayerPlan(default=Sparse(budget=BUDGET, sub=2), layers={0: Dense()}, crossover=0)
     ids = texts()(0)

@@ -7,13 +7,16 @@ model. The fingerprint is the same for float32 and bfloat16 weights.
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from tuili.attention.gate import GateFile, load_gates, save_gates
+from tuili.attention.gate import Gate, GateFile, load_gates, save_gates
+from tuili.porting.layers import LayerPlan
 
 
 def fingerprint(model: PreTrainedModel) -> str:
@@ -31,15 +34,33 @@ def fingerprint(model: PreTrainedModel) -> str:
     return digest.hexdigest()
 
 
-def load(path: Path, model: PreTrainedModel) -> GateFile:
-    """Return the gates in a file.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adapter:
+    """Distilled gates, the plan they were made for, and the hash of the base they fit."""
+
+    gates: dict[int, Gate]
+    low_rank: dict[str, Tensor] = field(default_factory=dict)
+    plan: LayerPlan
+    base_sha256: str
+    info: dict[str, Any] = field(default_factory=dict)
+
+
+def load(path: Path, model: PreTrainedModel) -> Adapter:
+    """Return what a file holds.
 
     Raises:
         ModelFileError: the file is missing, damaged, or for another model.
     """
-    return load_gates(path, fingerprint(model))
+    file = load_gates(path, fingerprint(model))
+    return Adapter(gates=file.gates, plan=LayerPlan.from_dict(file.plan), base_sha256=file.base_sha256)
 
 
-def save(path: Path, gates: GateFile) -> None:
+def save(path: Path, adapter: Adapter) -> None:
     """Write gates in half precision."""
-    save_gates(path, gates, torch.float16)
+    file = GateFile(gates=adapter.gates, plan=adapter.plan.to_dict(), base_sha256=adapter.base_sha256)
+    save_gates(path, file, torch.float16)
+
+
+def shipped(model: PreTrainedModel) -> Path | None:
+    """Return the adapter that comes with tuili for this model, if there is one."""
+    return None

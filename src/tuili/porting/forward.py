@@ -5,6 +5,7 @@ Rows of a padded batch run one by one without their padding, so that each reads 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,8 @@ from tuili.attention.select import Budget
 from tuili.porting.dense import dense_attention, take
 from tuili.porting.layers import Dense, Entry, Sparse
 from tuili.porting.pool import recall, take_note
+
+OnBlocks = Callable[[Tensor, int, int], None]
 
 
 @dataclass(slots=True)
@@ -55,6 +58,10 @@ class PortedLayer(nn.Module):
         own_window: the window that the model itself gives to this layer; then the entry has no say.
         origin: what `unport` restores.
         gate: the gate of a sparse layer; None: the attention's own score of the mean keys, training-free.
+
+    Attributes:
+        on_blocks: if set, called by a sparse layer with the kept blocks [B, T, G, K] (-1 unused), the index of the
+            first of these T tokens, and the number of keys.
     """
 
     def __init__(
@@ -67,6 +74,7 @@ class PortedLayer(nn.Module):
         self.origin = origin
         self.gate = gate
         self.tally = Tally()
+        self.on_blocks: OnBlocks | None = None
 
     @property
     def kind(self) -> str:
@@ -144,10 +152,13 @@ class PortedLayer(nn.Module):
         gate_q = _training_free(q, k.shape[1], scale) if gate is None else gate.queries(q)
         gate_k = pool.grow(k, None if gate is None else gate.k_proj)
         rule: dict[str, Any] = {"bias": None if gate is None else gate.bias, "scale": scale}
-        if budget.coverage is None:
+        if budget.coverage is None and self.on_blocks is None:
             return gated_attention(q, k, v, gate_q, gate_k, budget, **rule).transpose(1, 2)
         out_BHTd, blocks_BTGK = gated_attention(q, k, v, gate_q, gate_k, budget, **rule, return_blocks=True)
-        self.tally.num_keys -= _spared(blocks_BTGK, k.shape[2], budget)
+        if budget.coverage is not None:
+            self.tally.num_keys -= _spared(blocks_BTGK, k.shape[2], budget)
+        if self.on_blocks is not None:
+            self.on_blocks(blocks_BTGK, k.shape[2] - q.shape[2], k.shape[2])
         return out_BHTd.transpose(1, 2)
 
     def _num_near(self) -> int:

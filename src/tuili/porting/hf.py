@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -23,6 +24,8 @@ from transformers.masking_utils import causal_mask_function
 from tuili.attention import kernels
 from tuili.attention.gate import Gate
 from tuili.errors import InputError, UsageError
+from tuili.porting.adapter import Adapter, shipped
+from tuili.porting.adapter import load as load_adapter
 from tuili.porting.forward import Origin, PortedLayer
 from tuili.porting.layers import Entry, LayerPlan, Sparse, sandwich
 from tuili.porting.pool import note_cache
@@ -89,7 +92,11 @@ class Report:
 
 
 def port(
-    model: PreTrainedModel, layers: LayerPlan | None = None, *, gates: Mapping[int, Gate] | None = None
+    model: PreTrainedModel,
+    layers: LayerPlan | None = None,
+    *,
+    gates: Mapping[int, Gate] | None = None,
+    adapter: Path | str | Adapter | None = None,
 ) -> PreTrainedModel:
     """Give a decoder dynamic sparse attention in place and return it; nothing has to be trained.
 
@@ -99,10 +106,18 @@ def port(
         model: a decoder, with or without a language model head.
         layers: how each layer reads its context; by default two dense layers, then sparse ones.
         gates: distilled gates by layer; a sparse layer without one scores by the attention's own queries and keys.
+        adapter: gates with their plan, or the file that holds them, in place of both.
 
     Raises:
         UsageError: the model is ported already or can't be, with the reason, or plan or gates don't fit it.
     """
+    if adapter is None and layers is None and gates is None:
+        adapter = shipped(model)
+    if adapter is not None:
+        if layers is not None or gates is not None:
+            raise UsageError("an adapter brings its own plan and gates; leave layers and gates out")
+        found = adapter if isinstance(adapter, Adapter) else load_adapter(Path(adapter), model)
+        layers, gates = found.plan, found.gates
     modules = _attention_modules(model)
     if any(_ported(module) for module in modules):
         raise UsageError("the model is ported already; call tuili.unport(model) before another plan")
