@@ -18,7 +18,7 @@ from tuili.runtime import choose_device, choose_dtype, import_torch
 if TYPE_CHECKING:
     from types import ModuleType
 
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 ROLES = ("system", "user", "assistant")
 MAX_NEW_TOKENS = 4096
@@ -58,6 +58,16 @@ class LanguageModel:
         if missing := sorted(report["missing_keys"]):
             raise ModelFileError(f"{folder} lacks {len(missing)} of its weights, such as {missing[0]}")
         return cls(model.to(place).eval(), tokenizer)
+
+    @property
+    def decoder(self) -> PreTrainedModel:
+        """The model itself, in evaluation mode."""
+        return self._model
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The model's tokenizer."""
+        return self._tokenizer
 
     @property
     def window(self) -> int:

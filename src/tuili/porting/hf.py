@@ -162,7 +162,7 @@ def report(model: PreTrainedModel) -> Report:
     Raises:
         UsageError: the model is not ported.
     """
-    layers = [layer for _, layer in _ported_layers(model)]
+    layers = ported_layers(model)
     return Report(
         kernel=kernels.available(),
         crossover=layers[0].crossover,
@@ -178,6 +178,28 @@ def report(model: PreTrainedModel) -> Report:
             for index, layer in enumerate(layers)
         ),
     )
+
+
+def ported_layers(model: PreTrainedModel) -> list[PortedLayer]:
+    """Return how each layer of a ported model reads, in order.
+
+    Raises:
+        UsageError: the model is not ported.
+    """
+    return [layer for _, layer in _ported_layers(model)]
+
+
+def plan_of(model: PreTrainedModel) -> LayerPlan:
+    """Return the plan of a ported model; its default is what most layers do.
+
+    Raises:
+        UsageError: the model is not ported.
+    """
+    layers = ported_layers(model)
+    entries = {index: layer.entry for index, layer in enumerate(layers) if layer.own_window is None}
+    default = max(entries.values(), key=list(entries.values()).count)
+    others = {index: entry for index, entry in entries.items() if entry != default}
+    return LayerPlan(default=default, layers=others, crossover=layers[0].crossover)
 
 
 def _attention(
