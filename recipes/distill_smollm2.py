@@ -57,8 +57,7 @@ def main() -> None:
     pin_threads()
     model, tokenizer = decoder()
 
-    from tuili.attention.gate import GateFile
-    from tuili.porting.adapter import fingerprint, save
+    from tuili.porting.adapter import Adapter, fingerprint, save
     from tuili.porting.distill import DistillConfig, Distiller, Step, windows
     from tuili.porting.layers import Sparse, sandwich
 
@@ -82,7 +81,8 @@ def main() -> None:
     options.out.parent.mkdir(parents=True, exist_ok=True)
     gates = distiller.run(windows(tokens, LENGTH), options.steps, on_step)
     plan = sandwich(range(num_layers), bottom=NUM_BOTTOM)
-    save(options.out, GateFile(gates=gates, plan=plan.to_dict(), base_sha256=fingerprint(model)))
+    info = {"texts": sorted(tokens), "length": LENGTH, "steps": options.steps, "seed": config.seed}
+    save(options.out, Adapter(gates=gates, plan=plan, base_sha256=fingerprint(model), info=info))
     state.unlink()
     say(str(options.out))
 

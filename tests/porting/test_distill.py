@@ -87,11 +87,11 @@ def test_distilled_gates_are_kept_for_their_model_alone(tmp_path):
     model = decoder()
     gates = Distiller(model, [1, 2], CONFIG).run(texts(), 1)
     path = tmp_path / "gates.safetensors"
-    save(path, Adapter(gates=gates, plan=LayerPlan(), base_sha256=fingerprint(model)))
-    found = load(path, model)
     plan = LayerPlan(default=Sparse(budget=BUDGET, sub=2), layers={0: Dense()}, crossover=0)
+    save(path, Adapter(gates=gates, plan=plan, base_sha256=fingerprint(model)))
+    found = load(path, model)
     ids = texts()(0)
-    port(model, plan, gates=found.gates)
+    port(model, adapter=found)
     with torch.no_grad():
         assert torch.isfinite(model(ids).logits).all()
     unport(model)

@@ -107,7 +107,7 @@ def find_adapter(model: PreTrainedModel, given: str | None, plan: LayerPlan | No
     if plan is None:
         return found
     gates = {index: gate for index, gate in found.gates.items() if isinstance(plan.at(index), Sparse)}
-    if not gates:
+    if not gates and not found.low_rank:
         raise UsageError(f"the plan makes no layer sparse that has a gate in {path}; leave the adapter out")
     return replace(found, gates=gates, plan=plan)
 

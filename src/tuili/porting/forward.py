@@ -21,6 +21,9 @@ from tuili.porting.dense import dense_attention, take
 from tuili.porting.layers import Dense, Entry, Sparse
 from tuili.porting.pool import recall, take_note
 
+NAME = "tuili"
+"""The ported layer's name in its attention module, and that of the attention in the model's configuration."""
+
 OnBlocks = Callable[[Tensor, int, int], None]
 
 
@@ -41,22 +44,24 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """What `unport` needs: the model's own attention implementation and the hook to remove."""
+    """The model's own attention implementation and the hook to remove, for `unport`; what `report` says of gates."""
 
     implementation: str
     hook: RemovableHandle
+    adapter: str
 
 
 class PortedLayer(nn.Module):
     """An attention layer's way to read its context.
 
-    It hangs in the attention module as a submodule, so that it moves and is copied with it.
+    It hangs in the attention module as a submodule, so that it moves and is copied with it. The model's state dict
+    stays what it was, and so does what `save_pretrained` writes: the gate is left out.
 
     Args:
         entry: the plan of this layer.
         crossover: tokens of a sparse layer before this one read every key.
         own_window: the window that the model itself gives to this layer; then the entry has no say.
-        origin: what `unport` restores.
+        origin: what `unport` restores, and where the gate came from.
         gate: the gate of a sparse layer; None: the attention's own score of the mean keys, training-free.
 
     Attributes:
@@ -75,6 +80,8 @@ class PortedLayer(nn.Module):
         self.gate = gate
         self.tally = Tally()
         self.on_blocks: OnBlocks | None = None
+        self.register_state_dict_post_hook(_leave_out)
+        self.register_load_state_dict_post_hook(_do_not_miss)
 
     @property
     def kind(self) -> str:
@@ -179,6 +186,18 @@ class PortedLayer(nn.Module):
         self.tally.num_tokens += num_rows * (end - first)
         self.tally.num_dense_tokens += num_rows * num_dense
         self.tally.num_keys += num_rows * (self.keys_of_first(end) - self.keys_of_first(first))
+
+
+def _leave_out(layer: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
+    """Take the gate out of a state dict."""
+    for name, _ in layer.named_parameters():
+        del state[prefix + name]
+
+
+def _do_not_miss(layer: nn.Module, incompatible: Any) -> None:
+    """Have a state dict without the gate be a whole one."""
+    missing: list[str] = incompatible.missing_keys
+    missing[:] = [name for name in missing if f"{NAME}.gate." not in name]
 
 
 def _training_free(q: Tensor, groups: int, scale: float) -> Tensor:

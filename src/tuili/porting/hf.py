@@ -1,9 +1,9 @@
 """Dynamic sparse attention in a Hugging Face decoder: `port`, `unport`, `report`.
 
-A ported model is the same object with the same weights; its configuration names tuili's attention, registered with
-the library together with a mask function. Without the latter the library would hand over no mask at all, and padding
-would be lost silently. Ours returns the padding mask [B, N] or None and refuses what that can't express; causality
-and windows are the attention's own.
+A ported model is the same object with the same weights, to which an adapter may add low-rank ones; its configuration
+names tuili's attention, registered with the library together with a mask function. Without the latter the library
+would hand over no mask at all, and padding would be lost silently. Ours returns the padding mask [B, N] or None and
+refuses what that can't express; causality and windows are the attention's own.
 
 Covered: decoders whose attention has `q_proj`, `k_proj`, `v_proj` and goes through the library's interface: Llama,
 Qwen2, Qwen3, Mistral, Gemma, Gemma 2 without softcapping, Gemma 3 text, and what is built like them. Not covered:
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,12 @@ from transformers.masking_utils import causal_mask_function
 from tuili.attention import kernels
 from tuili.attention.gate import Gate
 from tuili.errors import InputError, UsageError
-from tuili.porting.adapter import Adapter, shipped
-from tuili.porting.adapter import load as load_adapter
-from tuili.porting.forward import Origin, PortedLayer
+from tuili.porting import lowrank
+from tuili.porting.adapter import Adapter, check, load, shipped
+from tuili.porting.forward import NAME, Origin, PortedLayer
 from tuili.porting.layers import Entry, LayerPlan, Sparse, sandwich
 from tuili.porting.pool import note_cache
 
-NAME = "tuili"
 PARTS = ("layer_idx", "q_proj", "k_proj", "v_proj", "num_key_value_groups")
 LAYER_TYPES = {"full_attention", "sliding_attention"}
 UNSUPPORTED = {
@@ -75,16 +75,19 @@ class Report:
 
     Attributes:
         kernel: which kernel runs, and why not a faster one.
+        adapter: where gates and low-rank weights came from, and how many there are.
         crossover: tokens before this one read every key in sparse layers.
         layers: the layers in order.
     """
 
     kernel: str
+    adapter: str
     crossover: int
     layers: tuple[LayerReport, ...]
 
     def __str__(self) -> str:
-        lines = [f"kernel: {self.kernel}", f"dense up to {self.crossover} tokens", "layer  reads    keys/token  dense"]
+        lines = [f"kernel: {self.kernel}", f"adapter: {self.adapter}", f"dense up to {self.crossover} tokens"]
+        lines.append("layer  reads    keys/token  dense")
         for each in self.layers:
             share = each.num_dense_tokens / each.num_tokens if each.num_tokens else 0.0
             lines.append(f"{each.index:>5}  {each.kind:<7} {each.keys_per_token:>11.1f} {share:>5.0%}")
@@ -96,28 +99,24 @@ def port(
     layers: LayerPlan | None = None,
     *,
     gates: Mapping[int, Gate] | None = None,
-    adapter: Path | str | Adapter | None = None,
+    adapter: str | PathLike[str] | Adapter | None = None,
 ) -> PreTrainedModel:
     """Give a decoder dynamic sparse attention in place and return it; nothing has to be trained.
 
-    Logits are the same as before (up to rounding) where a token's budget holds all keys up to it.
+    Given the model alone, the adapter that comes with tuili for it is used; where there is none, nothing trained.
+    Without low-rank weights, logits are the same as before (up to rounding) where a token's budget holds all keys up
+    to it.
 
     Args:
         model: a decoder, with or without a language model head.
-        layers: how each layer reads its context; by default two dense layers, then sparse ones.
+        layers: how each layer reads its context; by default the adapter's plan, or two dense layers, then sparse ones.
         gates: distilled gates by layer; a sparse layer without one scores by the attention's own queries and keys.
-        adapter: gates with their plan, or the file that holds them, in place of both.
+        adapter: a file of gates and low-rank weights, or what `tuili.porting.adapter.load` returns; instead of gates.
 
     Raises:
-        UsageError: the model is ported already or can't be, with the reason, or plan or gates don't fit it.
+        UsageError: the model is ported already or can't be, with the reason, or plan, gates or adapter don't fit it.
+        ModelFileError: the adapter's file is missing, damaged, or for another model.
     """
-    if adapter is None and layers is None and gates is None:
-        adapter = shipped(model)
-    if adapter is not None:
-        if layers is not None or gates is not None:
-            raise UsageError("an adapter brings its own plan and gates; leave layers and gates out")
-        found = adapter if isinstance(adapter, Adapter) else load_adapter(Path(adapter), model)
-        layers, gates = found.plan, found.gates
     modules = _attention_modules(model)
     if any(_ported(module) for module in modules):
         raise UsageError("the model is ported already; call tuili.unport(model) before another plan")
@@ -126,24 +125,26 @@ def port(
     whole = [index for index, window in enumerate(windows) if window is None]
     if not whole:
         raise UsageError(f"every layer of this model reads a window of {windows[0]} keys: there is nothing to port")
-    plan = layers if layers is not None else sandwich(whole)
+    found, source = _adapter(model, layers, gates, adapter)
+    gates = dict(found.gates if found is not None else gates or {})
+    plan = layers or (found.plan if found is not None else sandwich(whole))
     _check_plan(plan, windows)
-    gates = dict(gates or {})
     for index, gate in gates.items():
         _check_gate(model.config, index, gate, plan.at(index) if index in whole else None)
+    lowrank.put(model, found.low_rank if found is not None else {})
     AttentionInterface.register(NAME, _attention)
     AttentionMaskInterface.register(NAME, _padding_mask)
     original = model.config._attn_implementation
     model.set_attn_implementation(NAME)
     for index, (module, window) in enumerate(zip(modules, windows, strict=True)):
         hook = module.register_forward_pre_hook(note_cache, with_kwargs=True)
-        layer = PortedLayer(plan.at(index), plan.crossover, window, Origin(original, hook), gates.get(index))
+        layer = PortedLayer(plan.at(index), plan.crossover, window, Origin(original, hook, source), gates.get(index))
         module.add_module(NAME, layer.to(module.q_proj.weight.device).train(module.training))
     return model
 
 
 def unport(model: PreTrainedModel) -> PreTrainedModel:
-    """Take tuili's attention out of a model, in place; everything is as it was before `port`.
+    """Take tuili's attention and low-rank weights out of a model, in place; all is as it was before `port`.
 
     Raises:
         UsageError: the model is not ported.
@@ -152,6 +153,7 @@ def unport(model: PreTrainedModel) -> PreTrainedModel:
     for module, layer in ported:
         layer.origin.hook.remove()
         delattr(module, NAME)
+    lowrank.take_out(model)
     model.set_attn_implementation(ported[0][1].origin.implementation)
     return model
 
@@ -165,6 +167,7 @@ def report(model: PreTrainedModel) -> Report:
     layers = ported_layers(model)
     return Report(
         kernel=kernels.available(),
+        adapter=layers[0].origin.adapter,
         crossover=layers[0].crossover,
         layers=tuple(
             LayerReport(
@@ -200,6 +203,27 @@ def plan_of(model: PreTrainedModel) -> LayerPlan:
     default = max(entries.values(), key=list(entries.values()).count)
     others = {index: entry for index, entry in entries.items() if entry != default}
     return LayerPlan(default=default, layers=others, crossover=layers[0].crossover)
+
+
+def _adapter(
+    model: PreTrainedModel,
+    layers: LayerPlan | None,
+    gates: Mapping[int, Gate] | None,
+    adapter: str | PathLike[str] | Adapter | None,
+) -> tuple[Adapter | None, str]:
+    """Return the adapter to use, if any, and what the report says of it."""
+    if gates is not None and adapter is not None:
+        raise UsageError("an adapter holds its own gates: give either gates or an adapter")
+    if isinstance(adapter, Adapter):
+        check(adapter, model)
+        return adapter, f"{adapter}"
+    if adapter is not None:
+        found = load(Path(adapter), model)
+        return found, f"{adapter} ({found})"
+    if layers is None and gates is None and (path := shipped(model)) is not None:
+        found = load(path, model)
+        return found, f"{path.name}, which comes with tuili ({found})"
+    return None, f"none (gates of {len(gates)} layers were given)" if gates else "none (training-free gates)"
 
 
 def _attention(
