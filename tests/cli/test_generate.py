@@ -6,9 +6,7 @@ from tuili.attention.select import Budget
 from tuili.porting.layers import Dense, LayerPlan, Sparse
 
 WHOLE = LayerPlan(default=Sparse(budget=Budget(block=8, keep=100)), layers={0: Dense()}, crossover=16)
-NARROW = LayerPlan(
-    default=Sparse(budget=Budget(block=4, keep=3, sink=1, local=1)), layers={0: Dense()}, crossover=16
-)
+NARROW = LayerPlan(default=Sparse(budget=Budget(block=4, keep=3, sink=1, local=1)), layers={0: Dense()}, crossover=16)
 DOCUMENT = "The lamp is red. The chair is old. The book is on the chair.\n" * 12
 
 
@@ -58,6 +56,7 @@ def test_what_is_streamed_is_the_text(tuili, ported, document):
 
 def test_with_the_whole_budget_both_say_the_same(tuili, ported, document):
     shown = tuili("generate", ported(WHOLE), "--file", document, "--max-new-tokens", "6", "--compare", "--json")
+    assert shown.code == 0, shown.err
     found = shown.json["difference"]
     assert found["is_identical"] and found["first_differing"] is None and found["agreement"] == 1
     assert shown.json["dense"]["text"] == shown.json["sparse"]["text"] and found["prefill_speedup"] > 0

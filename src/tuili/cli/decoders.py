@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ import click
 from tuili.errors import InputError
 
 if TYPE_CHECKING:
+    from tuili.cli.output import OnProgress
     from tuili.porting.layers import LayerPlan
 
 FILE = click.Path(path_type=Path, dir_okay=False)
@@ -60,3 +62,24 @@ def encode_corpora(tokenizer: Any, paths: Sequence[Path]) -> dict[str, Any]:
     from tuili.porting.texts import encode, read_corpora
 
     return {name: encode(tokenizer, text) for name, text in read_corpora(paths).items()}
+
+
+def time_left(seconds: float, done: int, total: int) -> str:
+    """Return in words how long the rest takes, if it goes on as before."""
+    if not done:
+        return "time left unknown"
+    left = seconds / done * (total - done)
+    if left < 90:
+        return f"{left:.0f} s left"
+    return f"{left / 60:.0f} min left" if left < 5400 else f"{left / 3600:.1f} h left"
+
+
+def with_time_left(on_progress: OnProgress) -> OnProgress:
+    """Return a callback that adds to each stage how long it will still take."""
+    begun: dict[str, float] = {}
+
+    def on_each(stage: str, done: int, total: int) -> None:
+        begin = begun.setdefault(stage, time.monotonic())
+        on_progress(f"{stage}, {time_left(time.monotonic() - begin, done, total)}", done, total)
+
+    return on_each

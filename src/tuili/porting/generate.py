@@ -171,7 +171,7 @@ class Generator:
         """
         ids, num_read = ids.to(self.model.device), ids.shape[1] - 1
         with torch.inference_mode():
-            self._cache.crop(num_read)
+            self._cache.crop(num_read - self._cache.get_seq_length())
             tail = torch.tensor([[int(ids[0, -1]), *reply[:-1]]], device=ids.device)
             mask = torch.ones(1, num_read + tail.shape[1], dtype=torch.int64, device=ids.device)
             logits_TV = self.model(tail, attention_mask=mask, past_key_values=self._cache).logits[0]

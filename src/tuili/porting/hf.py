@@ -120,11 +120,8 @@ def port(
     modules = _attention_modules(model)
     if any(_ported(module) for module in modules):
         raise UsageError("the model is ported already; call tuili.unport(model) before another plan")
-    _check_model(model, modules)
+    whole = whole_layers(model)
     windows = _own_windows(model.config, len(modules))
-    whole = [index for index, window in enumerate(windows) if window is None]
-    if not whole:
-        raise UsageError(f"every layer of this model reads a window of {windows[0]} keys: there is nothing to port")
     found, source = _adapter(model, layers, gates, adapter)
     gates = dict(found.gates if found is not None else gates or {})
     plan = layers or (found.plan if found is not None else sandwich(whole))
@@ -181,6 +178,21 @@ def report(model: PreTrainedModel) -> Report:
             for index, layer in enumerate(layers)
         ),
     )
+
+
+def whole_layers(model: PreTrainedModel) -> list[int]:
+    """Return the layers that read the whole context, and not a window of the model's own.
+
+    Raises:
+        UsageError: the model can't be ported, with the reason, or every layer has a window.
+    """
+    modules = _attention_modules(model)
+    _check_model(model, modules)
+    windows = _own_windows(model.config, len(modules))
+    whole = [index for index, window in enumerate(windows) if window is None]
+    if not whole:
+        raise UsageError(f"every layer of this model reads a window of {windows[0]} keys: there is nothing to port")
+    return whole
 
 
 def ported_layers(model: PreTrainedModel) -> list[PortedLayer]:
