@@ -67,7 +67,7 @@ def command(**given: Any) -> None:
     """Choose a layer plan for the decoder MODEL: the fewest keys whose loss stays below a budget.
 
     Every layer is changed alone, in every way it could be, and the loss is measured; that takes as long as reading a
-    piece densely some 75 times for a model of 30 layers. The plan is used by `tuili port MODEL --plan PLAN.json`.
+    piece densely some 60 times for a model of 30 layers. The plan is used by `tuili port MODEL --plan PLAN.json`.
 
     \b
       tuili calibrate smollm2-135m --text book.txt --out plan.json

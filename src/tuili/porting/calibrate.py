@@ -109,8 +109,8 @@ def split(corpora: Mapping[str, Tensor], length: int, count: int) -> tuple[list[
     if len(texts) < 2:
         sizes = ", ".join(f"{name} has {len(ids)}" for name, ids in sorted(corpora.items()))
         raise InputError(
-            f"the texts hold {len(texts)} pieces of {length} tokens ({sizes}), at least 2 are needed: one to choose by, "
-            "one to check by; give more text, or a smaller length"
+            f"the texts hold {len(texts)} pieces of {length} tokens ({sizes}), at least 2 are needed: one to choose "
+            "by, one to check by; give more text, or a smaller length"
         )
     number = min(count, len(texts) // 2)
     return texts[:number], texts[number : 2 * number]
@@ -213,8 +213,10 @@ def _measure_ways(
                 plan = LayerPlan(default=Dense(), layers={layer: entry}, crossover=config.crossover)
                 own = {layer: gates[layer]} if layer in gates and isinstance(entry, Sparse) else {}
                 with _ported(model, plan, own), _replayed(model, outputs[:layer]):
-                    sums[layer][at] += _mean_loss(model, ids) - dense
-                    keys[layer][at] = ported_layers(model)[layer].keys_of_first(len(ids)) / len(ids)
+                    num_keys = ported_layers(model)[layer].keys_of_first(len(ids))
+                    keys[layer][at] = num_keys / len(ids)
+                    if num_keys < len(ids) * (len(ids) + 1) // 2:  # who reads every key loses nothing
+                        sums[layer][at] += _mean_loss(model, ids) - dense
                 done += 1
     return {
         layer: [
