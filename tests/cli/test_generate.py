@@ -3,6 +3,9 @@ import json
 import pytest
 
 from tuili.attention.select import Budget
+from tuili.model.hf import LanguageModel
+from tuili.porting import folder
+from tuili.porting.adapter import fingerprint
 from tuili.porting.layers import Dense, LayerPlan, Sparse
 
 WHOLE = LayerPlan(default=Sparse(budget=Budget(block=8, keep=100)), layers={0: Dense()}, crossover=16)
@@ -11,14 +14,20 @@ DOCUMENT = "The lamp is red. The chair is old. The book is on the chair.\n" * 12
 
 
 @pytest.fixture
-def ported(tuili, tiny_decoder, tmp_path):
-    """A function that ports the tiny decoder by a plan and returns the folder."""
+def ported(tiny_decoder, tmp_path):
+    """A function that returns a folder as `tuili port` writes it, of the tiny decoder and a plan."""
 
-    def make(plan=NARROW, name="ported"):
-        (tmp_path / "plan.json").write_text(plan.to_json())
-        out = tmp_path / name
-        shown = tuili("port", tiny_decoder(), "--out", out, "--plan", tmp_path / "plan.json", "--length", "64")
-        assert shown.code == 0, shown.err
+    def make(plan=NARROW):
+        out, model = tmp_path / "ported", str(tiny_decoder())
+        record = folder.Record(
+            model=model,
+            fingerprint=fingerprint(LanguageModel.load(model).decoder),
+            plan=plan,
+            adapter=None,
+            versions=folder.versions(),
+        )
+        out.mkdir()
+        folder.write_json(out / folder.RECORD, record.to_json())
         return out
 
     return make

@@ -6,7 +6,7 @@ import torch
 
 from tuili import InputError, UsageError, port, unport
 from tuili.porting.calibrate import CalibrateConfig, Way, calibrate, choose_ways, split
-from tuili.porting.layers import WIDE, Dense, LayerPlan
+from tuili.porting.layers import Dense, LayerPlan, wide
 from tuili.porting.passes import losses
 
 CONFIG = CalibrateConfig(max_loss=0.5, keeps=(6, 12), crossover=32)
@@ -27,7 +27,7 @@ def test_a_layers_increase_is_that_of_a_whole_forward(make_decoder, tokens, fami
     ids = tokens(1, 240)[0]
     found = calibrate(model, [ids], [tokens(2, 240)[1]], CONFIG)
     dense = loss(model, ids)
-    assert found.ways and all(ways[0].entry == WIDE and ways[0].increase == 0 for ways in found.ways.values())
+    assert found.ways and all(ways[0].entry == wide() and ways[0].increase == 0 for ways in found.ways.values())
     for layer, ways in found.ways.items():
         for each in ways[1:]:
             port(model, LayerPlan(default=Dense(), layers={layer: each.entry}, crossover=32))

@@ -73,7 +73,7 @@ def versions() -> dict[str, str]:
 def lasting_name(model: str) -> str:
     """Return the name of a model so that it holds in any working directory: a relative folder becomes absolute."""
     path = Path(model).expanduser()
-    return str(path.resolve()) if packaged.resolve(model).resolve() == path.resolve() else model
+    return str(path.resolve()) if path.is_dir() and packaged.resolve(model) == path else model
 
 
 def is_ported(folder: Path) -> bool:

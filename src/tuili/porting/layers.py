@@ -48,10 +48,6 @@ class Dense:
             raise UsageError(f"past={self.past} and sink={self.sink} have no effect without a window; give one")
 
 
-WIDE = Dense(window=4096, past=8192, sink=16)
-"""A dense layer that is linear past 8,192 tokens."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sparse:
     """A layer that reads the blocks its gate selects.
@@ -155,12 +151,17 @@ class LayerPlan:
         )
 
 
+def wide() -> Dense:
+    """Return the default dense layer, linear past 8,192 tokens."""
+    return Dense(window=4096, past=8192, sink=16)
+
+
 def sandwich(layers: Sequence[int], *, bottom: int = 2) -> LayerPlan:
     """Return the default plan for the layers that read the whole context.
 
     The first `bottom` of them are dense, linear past 8,192 tokens, the others sparse; at least one is.
     """
-    return LayerPlan(layers=dict.fromkeys(layers[: min(bottom, len(layers) - 1)], WIDE))
+    return LayerPlan(layers=dict.fromkeys(layers[: min(bottom, len(layers) - 1)], wide()))
 
 
 def _entry_to_dict(entry: Entry) -> dict[str, Any]:
