@@ -25,10 +25,11 @@ from tuili.attention.gate import Gate
 from tuili.attention.select import Budget
 from tuili.errors import InputError, UsageError
 from tuili.porting.hf import NAME, port, report, unport
-from tuili.porting.layers import Dense, LayerPlan, Sparse
+from tuili.porting.layers import Dense, LayerPlan, Pooled, Sparse
 
 FULL = LayerPlan(default=Sparse(budget=Budget(keep=64)), crossover=0)
 MIXED = LayerPlan(default=Sparse(budget=Budget(keep=64)), crossover=40)
+TOP = LayerPlan(default=Sparse(budget=Budget(keep=64)), layers={2: Pooled(block=8, window=20, sink=4)}, crossover=40)
 SMALL = LayerPlan(default=Sparse(budget=Budget(keep=5, local=2)), crossover=40)
 LENGTHS = (1, 15, 16, 17, 31, 64, 65, 200)
 
@@ -198,6 +199,74 @@ class TestSparse:
             decoder(ids, labels=ids).loss.backward()
         for name, weight in decoder.named_parameters():
             assert weight.grad is not None and weight.grad.isfinite().all() and weight.grad.any(), name
+
+
+class TestPooled:
+    @pytest.fixture(params=["llama", "qwen3", "gemma3"])
+    def pooled(self, request, make_decoder):
+        return port(make_decoder(request.param), TOP)
+
+    def test_early_tokens_are_exact_and_later_ones_nearly(self, pooled, tokens):
+        ids = tokens(2, 200)
+        actual = logits(pooled, ids)
+        expected = logits(unport(pooled), ids)
+        close(actual[:, :31], expected[:, :31])
+        assert (actual[:, 32:] - expected[:, 32:]).abs().amax(-1).min() > 1e-4
+
+    def test_a_uniform_text_is_exact(self, make_decoder):
+        """Without queries every key weighs the same, and a mean of equal values is their value."""
+        decoder, ids = make_decoder("llama"), torch.full((1, 150), 7)
+        for layer in decoder.model.layers:
+            layer.self_attn.q_proj.weight.zero_()
+        expected = logits(decoder, ids)
+        close(logits(port(decoder, TOP), ids), expected)
+
+    @pytest.mark.parametrize("sizes", [(1,), (33, 1), (100, 7)])
+    def test_prefill_chunks_and_steps_are_the_same(self, pooled, tokens, sizes):
+        ids = tokens(2, 150)
+        close(in_chunks(pooled, ids, sizes), logits(pooled, ids))
+
+    @pytest.mark.parametrize("side", ["left", "right"])
+    def test_a_row_of_a_batch_is_as_it_is_alone(self, pooled, tokens, side):
+        lengths = (150, 1, 90, 0)
+        mask = torch.zeros(len(lengths), 150, dtype=torch.long)
+        for row, length in enumerate(lengths):
+            mask[row, slice(150 - length, None) if side == "left" else slice(length)] = 1
+        ids = tokens(len(lengths), 150) * mask
+        places = (mask.cumsum(1) - 1).clamp_min(0)
+        batch = logits(pooled, ids, attention_mask=mask, position_ids=places)
+        assert batch.isfinite().all()
+        close(in_chunks(pooled, ids[:1], (70, 1), mask[:1]), batch[:1])
+        for row, each in enumerate(mask.bool()[:3]):
+            close(batch[row, each], logits(pooled, ids[row, each][None])[0])
+
+    def test_the_future_changes_nothing(self, pooled, tokens):
+        ids = tokens(2, 150)
+        other = torch.cat([ids[:, :77], ids[:, 77:].flip(1)], dim=1)
+        torch.testing.assert_close(logits(pooled, other)[:, :77], logits(pooled, ids)[:, :77])
+
+    def test_steps_pool_only_what_is_new(self, pooled, tokens, monkeypatch):
+        seen = []
+        original = GatePool.grow
+        monkeypatch.setattr(
+            GatePool, "grow", lambda pool, *args: (seen.append(pool.num_keys), original(pool, *args))[1]
+        )
+        in_chunks(pooled, tokens(1, 121), (120, 1))
+        assert seen[-2:] == [116, 116]
+
+    def test_gradients_flow_through_means(self, make_decoder, tokens):
+        decoder, ids = port(make_decoder("llama"), TOP), tokens(1, 120)
+        with torch.enable_grad():
+            decoder(ids, labels=ids).loss.backward()
+        assert all(weight.grad is not None and weight.grad.any() for weight in decoder.parameters())
+
+    def test_the_report_counts_means_as_keys(self, make_decoder, tokens):
+        decoder = port(make_decoder("llama"), TOP)
+        logits(decoder, tokens(2, 100))
+        top = report(decoder).layers[2]
+        late = sum(24 + (at - 23) % 8 + (at - 23) // 8 for at in range(23, 100))
+        assert (top.kind, top.num_dense_tokens, top.num_tokens) == ("pooled", 2 * 31, 200)
+        assert top.num_keys == 2 * (23 * 24 // 2 + late)
 
 
 class TestCache:

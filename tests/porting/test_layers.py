@@ -4,11 +4,11 @@ import pytest
 
 from tuili.attention.select import Budget
 from tuili.errors import InputError, UsageError
-from tuili.porting.layers import Dense, LayerPlan, Sparse, sandwich
+from tuili.porting.layers import Dense, LayerPlan, Pooled, Sparse, sandwich
 
 PLAN = LayerPlan(
     default=Sparse(budget=Budget(block=8, keep=9, coverage=0.9), sub=2),
-    layers={5: Dense(window=64, past=128, sink=4), 0: Dense()},
+    layers={5: Dense(window=64, past=128, sink=4), 0: Dense(), 7: Pooled(block=8, window=20, sink=0)},
     crossover=100,
 )
 
@@ -17,7 +17,7 @@ def test_a_plan_survives_json():
     again = LayerPlan.from_json(PLAN.to_json())
     assert again == PLAN
     assert again.to_json() == PLAN.to_json()
-    assert list(json.loads(PLAN.to_json())["layers"]) == ["0", "5"]
+    assert list(json.loads(PLAN.to_json())["layers"]) == ["0", "5", "7"]
 
 
 def test_a_plan_tells_what_holds_for_each_layer():
@@ -45,11 +45,14 @@ def test_the_default_plan_keeps_a_sparse_layer_and_windows_the_dense_ones():
         (lambda: Sparse(sub=3), "must divide the block of 16 keys, 3 does not"),
         (lambda: Sparse(sub=0), "sub must be"),
         (lambda: Sparse(budget=64), "must be a Budget, not 64"),
+        (lambda: Pooled(block=0), "block must be an integer of at least 1, not 0"),
+        (lambda: Pooled(window=0), "window must be"),
+        (lambda: Pooled(sink=-1), "sink must be"),
         (lambda: LayerPlan(crossover=-1), "crossover must be"),
         (lambda: LayerPlan(crossover=True), "crossover must be"),
         (lambda: LayerPlan(layers={-1: Dense()}), "a layer's index must be"),
         (lambda: LayerPlan(layers={"0": Dense()}), "a layer's index must be"),
-        (lambda: LayerPlan(layers={0: "dense"}), "layer 0 must be Dense or Sparse, not 'dense'"),
+        (lambda: LayerPlan(layers={0: "dense"}), "layer 0 must be Dense, Sparse or Pooled, not 'dense'"),
         (lambda: LayerPlan(layers=[Dense()]), "must map indices"),
         (lambda: LayerPlan(default=None), "layer default must be"),
     ],
@@ -78,7 +81,7 @@ def change(path, value):
         (change(["layers"], []), "must be an object"),
         (change(["layers", "00"], {"kind": "dense"}), "no layer index"),
         (change(["layers", "-1"], {"kind": "dense"}), "no layer index"),
-        (change(["default"], {"kind": "none"}), "'default' of a layer plan needs a 'kind' of dense, sparse"),
+        (change(["default"], {"kind": "none"}), "'default' of a layer plan needs a 'kind' of dense, sparse, pooled"),
         (change(["default", "kind"], ["dense"]), "needs a 'kind'"),
         (change(["default", "extra"], 1), "exactly the keys"),
         (change(["default", "budget"], None), "budget of 'default' must be an object"),
@@ -91,7 +94,9 @@ def test_damaged_json_is_refused(text, message):
         LayerPlan.from_json(text)
 
 
-@pytest.mark.parametrize("path", [["crossover"], ["layers", "5", "window"], ["default", "sub"]])
+@pytest.mark.parametrize(
+    "path", [["crossover"], ["layers", "5", "window"], ["layers", "7", "block"], ["default", "sub"]]
+)
 def test_values_out_of_bounds_in_json_are_refused(path):
     with pytest.raises(UsageError, match="at least"):
         LayerPlan.from_json(change(path, -1))

@@ -13,12 +13,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from tuili.attention import pooled
 from tuili.attention.cache import GatePool
 from tuili.attention.gate import Gate
 from tuili.attention.kernels import gated_attention
+from tuili.attention.pooled import MeanPool
 from tuili.attention.select import Budget
+from tuili.attention.teach import teaching_attention
 from tuili.porting.dense import dense_attention, take
-from tuili.porting.layers import Dense, Entry, Sparse
+from tuili.porting.layers import KINDS, Dense, Entry, Pooled, Sparse
 from tuili.porting.pool import recall, take_note
 
 NAME = "tuili"
@@ -67,6 +70,7 @@ class PortedLayer(nn.Module):
     Attributes:
         on_blocks: if set, called by a sparse layer with the kept blocks [B, T, G, K] (-1 unused), the index of the
             first of these T tokens, and the number of keys.
+        teaches: whether, with gradients, the gate gets one too.
     """
 
     def __init__(
@@ -78,6 +82,7 @@ class PortedLayer(nn.Module):
         self.own_window = own_window
         self.origin = origin
         self.gate = gate
+        self.teaches = False
         self.tally = Tally()
         self.on_blocks: OnBlocks | None = None
         self.register_state_dict_post_hook(_leave_out)
@@ -85,10 +90,10 @@ class PortedLayer(nn.Module):
 
     @property
     def kind(self) -> str:
-        """What the layer is: "sliding" (the model's own window), "sparse" or "dense"."""
+        """What the layer is: "sliding" (the model's own window), "sparse", "pooled" or "dense"."""
         if self.own_window is not None:
             return "sliding"
-        return "sparse" if isinstance(self.entry, Sparse) else "dense"
+        return next(kind for kind, each in KINDS.items() if isinstance(self.entry, each))
 
     def forward(self, module: nn.Module, q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None, scale: float) -> Tensor:
         """Return the attention of the last T of N tokens: [B, T, H, d].
@@ -105,7 +110,7 @@ class PortedLayer(nn.Module):
         if self.own_window is not None or self._is_dense_up_to(k.shape[2]):
             self._count_batch(q.shape[2], k, valid)
             return dense_attention(module, q, k, v, scale=scale, valid=valid, window=self.own_window)
-        pools = recall(note, self, k, valid, self.entry.sub if isinstance(self.entry, Sparse) else 1)
+        pools = recall(note, self, k, valid, self._new_pool)
         if valid is None:
             return self._read(module, q, k, v, scale, pools[0])
         out_BTHd = q.new_zeros(q.shape[0], q.shape[2], q.shape[1], v.shape[3])
@@ -128,14 +133,21 @@ class PortedLayer(nn.Module):
                 return _triangle(n)
             cap = entry.window + entry.sink
             return _triangle(entry.past) + _capped(n, cap) - _capped(entry.past, cap)
+        if isinstance(entry, Pooled):
+            return pooled.keys_of_first(n, entry.block, entry.window, entry.sink)
         if n <= self.crossover:
             return _triangle(n)
         return _triangle(self.crossover) + _selected(n, entry) - _selected(self.crossover, entry)
 
     def _is_dense_up_to(self, num_keys: int) -> bool:
-        if isinstance(self.entry, Sparse):
-            return num_keys <= self.crossover
-        return self.entry.window is None or num_keys <= self.entry.past
+        if isinstance(self.entry, Dense) and self.entry.window is None:
+            return True
+        return num_keys <= self._num_near()
+
+    def _new_pool(self) -> GatePool:
+        if isinstance(self.entry, Pooled):
+            return MeanPool(self.entry.block)
+        return GatePool(self.entry.sub if isinstance(self.entry, Sparse) else 1)
 
     def _read(self, module: nn.Module, q: Tensor, k: Tensor, v: Tensor, scale: float, pool: GatePool) -> Tensor:
         """Return the attention of rows without padding: the first tokens dense, the others by the plan."""
@@ -148,11 +160,14 @@ class PortedLayer(nn.Module):
             end = first + near
             parts.append(dense_attention(module, q[:, :, :near], k[:, :, :end], v[:, :, :end], scale=scale))
         if near < q.shape[2]:
-            parts.append(self._read_far(module, q[:, :, near:], k, v, scale, pool))
+            read = self._teach if self.teaches and torch.is_grad_enabled() else self._read_far
+            parts.append(read(module, q[:, :, near:], k, v, scale, pool))
         return torch.cat(parts, dim=1)
 
     def _read_far(self, module: nn.Module, q: Tensor, k: Tensor, v: Tensor, scale: float, pool: GatePool) -> Tensor:
         entry = self.entry
+        if isinstance(entry, Pooled):
+            return self._read_pooled(q, k, v, scale, pool, entry)
         if isinstance(entry, Dense):
             return dense_attention(module, q, k, v, scale=scale, window=entry.window, sink=entry.sink)
         budget, gate = entry.budget, self.gate
@@ -168,8 +183,24 @@ class PortedLayer(nn.Module):
             self.on_blocks(blocks_BTGK, k.shape[2] - q.shape[2], k.shape[2])
         return out_BHTd.transpose(1, 2)
 
+    def _read_pooled(self, q: Tensor, k: Tensor, v: Tensor, scale: float, pool: GatePool, entry: Pooled) -> Tensor:
+        """Return the attention to means and window; means are kept between steps unless a gradient needs them."""
+        needs_grad = torch.is_grad_enabled() and (k.requires_grad or v.requires_grad)
+        rest = slice(entry.sink, None)
+        means = pool.means(k[:, :, rest], v[:, :, rest]) if isinstance(pool, MeanPool) and not needs_grad else None
+        sizes = {"block": entry.block, "window": entry.window, "sink": entry.sink}
+        return pooled.pooled_attention(q, k, v, **sizes, scale=scale, means=means).transpose(1, 2)
+
+    def _teach(self, module: nn.Module, q: Tensor, k: Tensor, v: Tensor, scale: float, pool: GatePool) -> Tensor:
+        """Return what `_read_far` does, with a gradient for the gate."""
+        if self.gate is None or not isinstance(self.entry, Sparse):
+            return self._read_far(module, q, k, v, scale, pool)
+        return teaching_attention(q, k, v, self.gate, self.entry.budget, scale=scale).transpose(1, 2)
+
     def _num_near(self) -> int:
         """Return how many tokens at the beginning of a row read every key."""
+        if isinstance(self.entry, Pooled):
+            return self.entry.num_exact
         return self.crossover if isinstance(self.entry, Sparse) else self.entry.past
 
     def _count_batch(self, num_queries: int, k: Tensor, valid: Tensor | None) -> None:

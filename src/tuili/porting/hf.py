@@ -49,7 +49,7 @@ class LayerReport:
 
     Attributes:
         index: the layer.
-        kind: "dense", "sparse", or "sliding": a window of the model's own.
+        kind: "dense", "sparse", "pooled", or "sliding": a window of the model's own.
         entry: the layer's plan; None for a sliding layer.
         num_tokens: query tokens.
         num_dense_tokens: those of them for which the dense path ran.

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from tuili.attention.pooled import num_exact
 from tuili.attention.select import Budget
 from tuili.errors import InputError, UsageError
 
@@ -71,8 +72,38 @@ class Sparse:
             raise UsageError(f"sub must divide the block of {self.budget.block} keys, {self.sub} does not")
 
 
-Entry = Dense | Sparse
-KINDS: dict[str, type[Entry]] = {"dense": Dense, "sparse": Sparse}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pooled:
+    """A layer that reads the first keys and a window of the last ones, and means of the blocks between.
+
+    For the top of a decoder; no default plan has one. What it computes and costs: `tuili.attention.pooled`.
+
+    Attributes:
+        block: keys and values per mean.
+        window: last keys a token reads exactly, itself included; up to `block` - 1 more to the edge of a block.
+        sink: first keys of the row that a token reads exactly.
+
+    Raises:
+        UsageError: a value is out of its bounds.
+    """
+
+    block: int = 64
+    window: int = 1024
+    sink: int = 16
+
+    def __post_init__(self) -> None:
+        _check_int("block", self.block, least=1)
+        _check_int("window", self.window, least=1)
+        _check_int("sink", self.sink, least=0)
+
+    @property
+    def num_exact(self) -> int:
+        """Tokens at the beginning of a row that read every key."""
+        return num_exact(self.block, self.window, self.sink)
+
+
+Entry = Dense | Sparse | Pooled
+KINDS: dict[str, type[Entry]] = {"dense": Dense, "sparse": Sparse, "pooled": Pooled}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,12 +126,12 @@ class LayerPlan:
     def __post_init__(self) -> None:
         _check_int("crossover", self.crossover, least=0)
         if not isinstance(self.layers, Mapping):
-            raise UsageError(f"layers must map indices to Dense or Sparse, not be {self.layers!r}")
+            raise UsageError(f"layers must map indices to Dense, Sparse or Pooled, not be {self.layers!r}")
         for index, entry in (("default", self.default), *self.layers.items()):
             if index != "default":
                 _check_int("a layer's index", index, least=0)
-            if not isinstance(entry, (Dense, Sparse)):
-                raise UsageError(f"layer {index} must be Dense or Sparse, not {entry!r}")
+            if not isinstance(entry, Entry):
+                raise UsageError(f"layer {index} must be Dense, Sparse or Pooled, not {entry!r}")
         object.__setattr__(self, "layers", dict(sorted(self.layers.items())))
 
     def at(self, index: int) -> Entry:

@@ -107,8 +107,13 @@ def put(model: PreTrainedModel, low_rank: Mapping[str, LowRank]) -> None:
     """
     found = [(projection(model, name, each), each) for name, each in low_rank.items()]
     for module, each in found:
-        module.add_module(CHILD, Factors(each, module.weight.device))
-        module.__class__ = LowRankLinear
+        attach(module, Factors(each, module.weight.device))
+
+
+def attach(module: nn.Module, factors: Factors) -> None:
+    """Put low-rank weights into a projection that `projection` returned."""
+    module.add_module(CHILD, factors)
+    module.__class__ = LowRankLinear
 
 
 def take_out(model: PreTrainedModel) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextvars
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,12 +62,14 @@ def take_note() -> Note | None:
     return note
 
 
-def recall(note: Note | None, owner: nn.Module, k: Tensor, valid: Tensor | None, sub: int) -> list[GatePool]:
-    """Return the pools to grow to the keys `k`: known ones if the noted cache still fits, else empty ones.
+def recall(
+    note: Note | None, owner: nn.Module, k: Tensor, valid: Tensor | None, make: Callable[[], GatePool]
+) -> list[GatePool]:
+    """Return the pools to grow to the keys `k`: known ones if the noted cache still fits, else what `make` returns.
 
     They are remembered for as long as the cache layer lives.
     """
-    pools = [GatePool(sub) for _ in range(1 if valid is None else len(k))]
+    pools = [make() for _ in range(1 if valid is None else len(k))]
     if note is None:
         return pools
     layer, keys_before = note
