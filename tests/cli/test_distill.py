@@ -51,16 +51,16 @@ def gates(path, tiny_decoder):
     }, adapter
 
 
-def interrupt_after(monkeypatch, steps):
+def interrupt_after(monkeypatch, steps, trainer=training.Distiller):
     """Have the run be interrupted after some steps, as by Ctrl-C."""
-    original = training.Distiller.save
+    original = trainer.save
 
     def save(self, path):
         original(self, path)
         if self.index == steps:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(training.Distiller, "save", save)
+    monkeypatch.setattr(trainer, "save", save)
 
 
 def test_gates_are_distilled_and_can_be_used(run, tuili, tiny_decoder, tmp_path):
@@ -81,6 +81,32 @@ def test_json_tells_the_last_step(run):
     shown = run("--json").json
     assert shown["layers"] == [1, 2] and shown["steps"] == 4 and shown["size_mib"] > 0
     assert shown["loss"] > 0 and 0 < shown["recall"] <= shown["recall_of_best"] <= 1
+
+
+def test_low_rank_weights_are_trained_after_the_gates(run, tiny_decoder, tmp_path):
+    shown = run("--low-rank", "2", "--low-rank-steps", "2", steps=2)
+    assert shown.code == 0, shown.err
+    steps = [line for line in shown.err.splitlines() if ", step " in line]
+    assert [line.split(",")[0] for line in steps] == ["gates", "gates", "low-rank", "low-rank"]
+    assert all("KL" in line and "left" in line for line in steps[2:])
+    _, adapter = gates(tmp_path / "gates.safetensors", tiny_decoder)
+    assert sorted(adapter.gates) == [1, 2] and adapter.low_rank and adapter.plan == PLAN
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["gates.safetensors", "plan.json", "texts"]
+    shown = run("--low-rank", "2", out="other")
+    assert shown.code == 2 and "give both or neither" in shown.err
+
+
+def test_a_run_stopped_in_the_second_stage_goes_on_there(run, tiny_decoder, tmp_path, monkeypatch):
+    more = ["--low-rank", "2", "--low-rank-steps", "3"]
+    assert run(*more, out="whole", steps=2).code == 0
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 1, training.Adapting)
+        shown = run(*more, out="half", steps=2)
+    assert shown.code == 130 and "step 2 of 2 of the gates" in shown.err
+    shown = run(*more, out="half", steps=2)
+    assert shown.code == 0 and "gates, step" not in shown.err and "low-rank, step 1" not in shown.err
+    whole, half = (gates(tmp_path / name, tiny_decoder)[1].low_rank for name in ("whole", "half"))
+    assert whole.keys() == half.keys() and all(torch.equal(whole[name].b, half[name].b) for name in whole)
 
 
 def test_an_interrupted_run_goes_on_and_ends_with_the_same_gates(run, tiny_decoder, tmp_path, monkeypatch):

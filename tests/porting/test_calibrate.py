@@ -53,8 +53,8 @@ def test_progress_counts_every_measurement(make_decoder, tokens):
     seen = []
     texts = tokens(2, 240)
     calibrate(make_decoder("llama"), [texts[0]], [texts[1]], CONFIG, on_progress=lambda *each: seen.append(each))
-    assert [done for stage, done, total in seen if "alone" in stage] == list(range(9))
-    assert {total for stage, _, total in seen if "alone" in stage} == {9}
+    assert [done for stage, done, total in seen if "alone" in stage] == list(range(12))
+    assert {total for stage, _, total in seen if "alone" in stage} == {12}
 
 
 def test_the_greedy_choice_keeps_within_the_budget_and_is_the_best_of_small_cases():

@@ -24,6 +24,8 @@ class Options:
     steps: int
     length: int
     plan: Path | None
+    low_rank: int
+    low_rank_steps: int
     resume: bool
     as_json: bool
 
@@ -40,25 +42,37 @@ class Options:
 )
 @plan_option
 @click.option(
+    "--low-rank",
+    type=click.IntRange(min=0),
+    default=0,
+    metavar="R",
+    help="After the gates, train low-rank weights of this rank, so that the model does with the keys it still sees.",
+)
+@click.option(
+    "--low-rank-steps", type=click.IntRange(min=0), default=0, metavar="N", help="Pieces of text that these read."
+)
+@click.option(
     "--resume/--restart",
     default=True,
     help="Go on with a run that was stopped (the default), or begin anew and replace what there is.",
 )
 @as_json_option
 def command(**given: Any) -> None:
-    """Train the gates of the decoder MODEL from its own attention; the model itself is not changed.
+    """Train the gates of the decoder MODEL from its own attention; the model's own weights are not changed.
 
     Ctrl-C stops it; the same command goes on. What was learnt is used by `tuili port MODEL --adapter FILE`.
 
     \b
       tuili distill smollm2-135m --text book.txt --text src --out gates.safetensors
-      tuili distill ./my-model --text notes --steps 100 --length 2048 --out gates.safetensors
+      tuili distill ./my-model --text notes --low-rank 8 --low-rank-steps 100 --out adapter.safetensors
     """
     options = Options(**given)
     from tuili.model.hf import LanguageModel
     from tuili.porting.training import Training, default_plan, distil, is_begun
 
-    training = Training(steps=options.steps, length=options.length)
+    training = Training(
+        steps=options.steps, length=options.length, rank=options.low_rank, rank_steps=options.low_rank_steps
+    )
     plan = read_plan(options.plan)
     with progress() as on_progress:
         loaded = LanguageModel.load(options.model, on_progress=on_progress)
@@ -105,10 +119,15 @@ class _Telling:
             self._stage, self._first = stage, step.index - 1
         left = time_left(time.monotonic() - self._begin, step.index - self._first, step.total - self._first)
         self.where = f"step {step.index} of {step.total} of the {stage}"
-        self.last = {"loss": step.loss, "recall": step.recall.kept, "recall_of_best": step.recall.of_oracle}
-        say(
-            f"{stage}, step {step.index} of {step.total}: loss {step.loss:.4f}, keeps {step.recall.kept:.3f} of the "
-            f"attention, {step.recall.of_oracle:.3f} of what the best choice would, {left}"
-        )
+        if stage == "gates":
+            self.last |= {"loss": step.loss, "recall": step.recall.kept, "recall_of_best": step.recall.of_oracle}
+            what = (
+                f"loss {step.loss:.4f}, keeps {step.recall.kept:.3f} of the attention, {step.recall.of_oracle:.3f} of "
+                "what the best choice would"
+            )
+        else:
+            self.last |= {"drift": step.drift.loss, "agreement": step.drift.agreement}
+            what = f"KL {step.drift.loss:.4f} nats, the same likeliest token after {step.drift.agreement:.1%}"
+        say(f"{stage}, step {step.index} of {step.total}: {what}, {left}")
         if step.index == step.total:
             self._begin = time.monotonic()

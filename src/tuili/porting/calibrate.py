@@ -24,7 +24,7 @@ from tuili.attention.gate import Gate
 from tuili.attention.select import Budget
 from tuili.errors import InputError, UsageError
 from tuili.porting.hf import port, ported_layers, unport, whole_layers
-from tuili.porting.layers import DENSE_UP_TO, Dense, Entry, LayerPlan, Sparse, wide
+from tuili.porting.layers import DENSE_UP_TO, Dense, Entry, LayerPlan, Pooled, Sparse, wide
 from tuili.porting.passes import decoder_layers, losses, replaced_forward
 
 KEEPS = (32, 48, 64, 96)
@@ -230,7 +230,8 @@ def _measure_ways(
 def _entries(config: CalibrateConfig, gate: Gate | None) -> list[Entry]:
     """Return what a layer may become."""
     sub = Sparse().sub if gate is None else gate.shape.sub
-    return [wide(), *(Sparse(budget=Budget(keep=keep), sub=sub) for keep in sorted(config.keeps, reverse=True))]
+    sparse = [Sparse(budget=Budget(keep=keep), sub=sub) for keep in sorted(config.keeps, reverse=True)]
+    return [wide(), *sparse, Pooled()]
 
 
 def _run_dense(model: PreTrainedModel, ids: Tensor) -> tuple[list[Any], float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tuili.porting.hf import LayerReport
-from tuili.porting.layers import Dense, Sparse
+from tuili.porting.layers import Dense, Pooled, Sparse
 from tuili.porting.measure import Kept, Measured
 
 
@@ -26,10 +26,12 @@ def to_json(measured: Measured) -> dict[str, Any]:
 
 
 def budget_of(layer: LayerReport) -> int | None:
-    """Return the keys that a late token of a layer may read; None: every key, or as the model itself has it."""
+    """Return the keys that a late token of a layer may read, means left out; None: all, or as the model has it."""
     if isinstance(layer.entry, Sparse):
         return layer.entry.budget.keep * layer.entry.budget.block
     if isinstance(layer.entry, Dense) and layer.entry.window is not None:
+        return layer.entry.window + layer.entry.sink
+    if isinstance(layer.entry, Pooled):
         return layer.entry.window + layer.entry.sink
     return None
 

@@ -1,4 +1,4 @@
-"""A whole run of distillation: from texts to the file of an adapter, stopped and gone on with at any step.
+"""A whole run of distillation, both stages: from texts to the file of an adapter, stopped and gone on with at any step.
 
 Beside the file lie, until it is done, the state of the run and what it was begun with. A step's text depends on its
 index and the seed alone and the state is written after every step, so a run that was interrupted ends with the same
@@ -21,6 +21,7 @@ from tuili.attention.gate import Gate
 from tuili.errors import ModelFileError, UsageError
 from tuili.files import write_text
 from tuili.model.local import read_json
+from tuili.porting.adapt import AdaptConfig, Adapting
 from tuili.porting.adapter import Adapter, fingerprint, save
 from tuili.porting.distill import DistillConfig, Distiller, windows
 from tuili.porting.hf import whole_layers
@@ -38,19 +39,27 @@ class Training:
         steps: texts that the gates learn from.
         length: tokens of a text.
         seed: of texts and sampling.
+        rank: of the low-rank weights that the model then learns; 0: none, the gates alone.
+        rank_steps: texts that these learn from.
 
     Raises:
-        UsageError: a value is out of its bounds.
+        UsageError: a value is out of its bounds, or there is a rank without steps or steps without a rank.
     """
 
     steps: int = 40
     length: int = 4096
     seed: int = 0
+    rank: int = 0
+    rank_steps: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("steps", 1), ("length", 1), ("seed", 0)):
+        for name, least in (("steps", 1), ("length", 1), ("seed", 0), ("rank", 0), ("rank_steps", 0)):
             if getattr(self, name) < least:
                 raise UsageError(f"{name} must be at least {least}, not {getattr(self, name)}")
+        if bool(self.rank) != bool(self.rank_steps):
+            raise UsageError(
+                f"low-rank weights need a rank and steps, not {self.rank} and {self.rank_steps}; give both or neither"
+            )
 
 
 class Trainer(Protocol[Result]):
@@ -83,7 +92,7 @@ def distil(
     restart: bool = False,
     on_step: OnStep | None = None,
 ) -> Adapter:
-    """Distil the gates of a plan's sparse layers, write the adapter to `out` and return it.
+    """Distil the gates of a plan's sparse layers, then low-rank weights if asked for; write and return the adapter.
 
     Args:
         model: a decoder that is not ported; it is not changed.
@@ -109,6 +118,11 @@ def distil(
     )
     info = {"texts": sorted(corpora), "distill": asdict(training)}
     adapter = Adapter(gates=gates, plan=plan, base_sha256=facts["model"], info=info)
+    if training.rank:
+        adapting = Adapting(model, plan, AdaptConfig(rank=training.rank, seed=training.seed), gates=gates)
+        state = state_path(out, "low-rank")
+        resumed(adapting, texts, training.rank_steps, state, lambda step: on_step("low-rank", step))
+        adapter = adapting.adapter(info)
     save(out, adapter)
     _clear(out)
     return adapter
