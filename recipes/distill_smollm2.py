@@ -12,6 +12,7 @@ import random
 import sys
 import sysconfig
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -58,33 +59,18 @@ def main() -> None:
     pin_threads()
     model, tokenizer = decoder()
 
-    from tuili.porting.adapter import Adapter, fingerprint, save
-    from tuili.porting.distill import DistillConfig, Distiller, Step, windows
-    from tuili.porting.layers import Sparse, sandwich
+    from tuili.porting.layers import sandwich
+    from tuili.porting.texts import encode
+    from tuili.porting.training import Training, distil
 
-    num_layers, entry = model.config.num_hidden_layers, Sparse()
-    config = DistillConfig(budget=entry.budget, sub=entry.sub)
-    distiller = Distiller(model, range(NUM_BOTTOM, num_layers), config)
-    state = options.out.with_suffix(".state")
-    if state.is_file():
-        distiller.load(state)
-        say(f"going on at step {distiller.index}")
-    tokens = {
-        name: tokenizer(text, return_tensors="pt", verbose=False).input_ids[0]
-        for name, text in corpora(find_data(options.data)).items()
-    }
+    tokens = {name: encode(tokenizer, text) for name, text in corpora(find_data(options.data)).items()}
+    plan = sandwich(range(model.config.num_hidden_layers), bottom=NUM_BOTTOM)
 
-    def on_step(step: Step) -> None:
-        distiller.save(state)
+    def on_step(stage: str, step: Any) -> None:
         kept = f"keeps {step.recall.of_oracle:.3f} of what the best choice would"
-        say(f"step {step.index} of {step.total}: loss {step.loss:.4f}, {kept}")
+        say(f"{stage}: step {step.index} of {step.total}: loss {step.loss:.4f}, {kept}")
 
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    gates = distiller.run(windows(tokens, LENGTH), options.steps, on_step)
-    plan = sandwich(range(num_layers), bottom=NUM_BOTTOM)
-    info = {"texts": sorted(tokens), "length": LENGTH, "steps": options.steps, "seed": config.seed}
-    save(options.out, Adapter(gates=gates, plan=plan, base_sha256=fingerprint(model), info=info))
-    state.unlink()
+    distil(model, tokens, options.out, plan, Training(steps=options.steps, length=LENGTH), on_step=on_step)
     say(str(options.out))
 
 

@@ -136,3 +136,55 @@ def garden(reasoner_over: Callable[..., Reasoner]) -> Reasoner:
     from tuili.knowledge.sources.triples import read_jsonl
 
     return reasoner_over(read_jsonl(ROOT / "tests" / "garden.jsonl"))
+
+
+@pytest.fixture(scope="session")
+def tiny_decoder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Return a function that saves a tiny random decoder with a tokenizer, as a folder; equal calls share one."""
+    made: dict[tuple[object, ...], Path] = {}
+
+    def make(*, seed: int = 0, window: int = 1024, chat: bool = True) -> Path:
+        key = (seed, window, chat)
+        if key not in made:
+            made[key] = tmp_path_factory.mktemp("decoder")
+            _save_decoder(made[key], seed, window, chat=chat)
+        return made[key]
+
+    return make
+
+
+def _save_decoder(folder: Path, seed: int, window: int, *, chat: bool) -> None:
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=512,
+        special_tokens=["<pad>", "<s>", "</s>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([Path(random.__file__).read_text(encoding="utf-8")], trainer)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
+    if chat:
+        fast.chat_template = "{% for m in messages %}<s>{{ m['content'] }}\n{% endfor %}"
+    fast.save_pretrained(folder)
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=512,
+        hidden_size=48,
+        intermediate_size=64,
+        num_hidden_layers=3,
+        num_attention_heads=6,
+        num_key_value_heads=2,
+        head_dim=16,
+        max_position_embeddings=window,
+        initializer_range=0.2,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)

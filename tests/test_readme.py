@@ -15,8 +15,8 @@ DOCUMENTS = [ROOT / "README.md", ROOT / "docs" / "start.md", *sorted((ROOT / "do
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 IN_TEXT = re.compile(r'`(tuili ask "[^`]*")`')
 LINK = re.compile(r"\]\(([^)#]+)(#[\w-]+)?\)")
-# These install, or make models and bases that other tests share; `make demo` runs them.
-LEFT_OUT = re.compile(r"^make |^tuili doctor|:FOLDER")
+# These install, or make models and bases that other tests share (`make demo` runs them), or read whole books.
+LEFT_OUT = re.compile(r"^make |^tuili doctor|:FOLDER|book.txt|--adapter gates|--plan plan")
 
 
 def blocks(document: Path, language: str) -> list[str]:

@@ -81,6 +81,10 @@ def test_help_lists_every_verb_and_each_verb_has_two_examples(tuili):
         ["kb", "export"],
         ["kb", "fact", "add"],
         ["kb", "fact", "retract"],
+        ["port"],
+        ["generate"],
+        ["distill"],
+        ["calibrate"],
     ],
 )
 def test_help_of_a_verb_holds_two_examples(tuili, verb):

@@ -19,6 +19,10 @@ VERBS = {
     "chat": "Ask question after question; each may refer to the ones before.",
     "kb": "Build, list, inspect, check and export knowledge bases.",
     "models": "List, bring, remove and look at models.",
+    "port": "Give a decoder sparse attention; report what it reads, loses and saves.",
+    "generate": "Have a decoder read a long document and answer, sparsely and faster.",
+    "distill": "Train gates for a decoder from its own attention.",
+    "calibrate": "Choose what each layer of a decoder reads, from measured loss.",
     "doctor": "Check the installation and say how to mend it.",
 }
 INTERRUPTED = 130

@@ -120,11 +120,8 @@ def port(
     modules = _attention_modules(model)
     if any(_ported(module) for module in modules):
         raise UsageError("the model is ported already; call tuili.unport(model) before another plan")
-    _check_model(model, modules)
+    whole = whole_layers(model)
     windows = _own_windows(model.config, len(modules))
-    whole = [index for index, window in enumerate(windows) if window is None]
-    if not whole:
-        raise UsageError(f"every layer of this model reads a window of {windows[0]} keys: there is nothing to port")
     found, source = _adapter(model, layers, gates, adapter)
     gates = dict(found.gates if found is not None else gates or {})
     plan = layers or (found.plan if found is not None else sandwich(whole))
@@ -164,7 +161,7 @@ def report(model: PreTrainedModel) -> Report:
     Raises:
         UsageError: the model is not ported.
     """
-    layers = [layer for _, layer in _ported_layers(model)]
+    layers = ported_layers(model)
     return Report(
         kernel=kernels.available(),
         adapter=layers[0].origin.adapter,
@@ -181,6 +178,43 @@ def report(model: PreTrainedModel) -> Report:
             for index, layer in enumerate(layers)
         ),
     )
+
+
+def whole_layers(model: PreTrainedModel) -> list[int]:
+    """Return the layers that read the whole context, and not a window of the model's own.
+
+    Raises:
+        UsageError: the model can't be ported, with the reason, or every layer has a window.
+    """
+    modules = _attention_modules(model)
+    _check_model(model, modules)
+    windows = _own_windows(model.config, len(modules))
+    whole = [index for index, window in enumerate(windows) if window is None]
+    if not whole:
+        raise UsageError(f"every layer of this model reads a window of {windows[0]} keys: there is nothing to port")
+    return whole
+
+
+def ported_layers(model: PreTrainedModel) -> list[PortedLayer]:
+    """Return how each layer of a ported model reads, in order.
+
+    Raises:
+        UsageError: the model is not ported.
+    """
+    return [layer for _, layer in _ported_layers(model)]
+
+
+def plan_of(model: PreTrainedModel) -> LayerPlan:
+    """Return the plan of a ported model; its default is what most layers do.
+
+    Raises:
+        UsageError: the model is not ported.
+    """
+    layers = ported_layers(model)
+    entries = {index: layer.entry for index, layer in enumerate(layers) if layer.own_window is None}
+    default = max(entries.values(), key=list(entries.values()).count)
+    others = {index: entry for index, entry in entries.items() if entry != default}
+    return LayerPlan(default=default, layers=others, crossover=layers[0].crossover)
 
 
 def _adapter(

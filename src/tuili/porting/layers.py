@@ -182,13 +182,17 @@ class LayerPlan:
         )
 
 
+def wide() -> Dense:
+    """Return the default dense layer, linear past 8,192 tokens."""
+    return Dense(window=4096, past=8192, sink=16)
+
+
 def sandwich(layers: Sequence[int], *, bottom: int = 2) -> LayerPlan:
     """Return the default plan for the layers that read the whole context.
 
     The first `bottom` of them are dense, linear past 8,192 tokens, the others sparse; at least one is.
     """
-    wide = Dense(window=4096, past=8192, sink=16)
-    return LayerPlan(layers=dict.fromkeys(layers[: min(bottom, len(layers) - 1)], wide))
+    return LayerPlan(layers=dict.fromkeys(layers[: min(bottom, len(layers) - 1)], wide()))
 
 
 def _entry_to_dict(entry: Entry) -> dict[str, Any]:

@@ -78,3 +78,9 @@ def recall(
         pools = known.pools
     _known[layer] = Known(weakref.ref(owner), weakref.ref(k), valid, pools)
     return pools
+
+
+def num_bytes(cache: Any) -> int:
+    """Return how many bytes the gate keys beside a cache take."""
+    known = [_known[layer] for layer in getattr(cache, "layers", ()) if layer in _known]
+    return sum(pool.num_bytes for each in known for pool in each.pools)
