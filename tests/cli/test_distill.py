@@ -45,7 +45,7 @@ def run(tuili, tiny_decoder, texts, plan, tmp_path):
 
 
 def gates(path, tiny_decoder):
-    adapter = load(path, LanguageModel.load(str(tiny_decoder())).decoder)
+    adapter = load(path, LanguageModel.load(str(tiny_decoder())).model)
     return {
         (layer, name): each for layer, gate in adapter.gates.items() for name, each in gate.state_dict().items()
     }, adapter

@@ -21,7 +21,7 @@ def ported(tiny_decoder, tmp_path):
         out, model = tmp_path / "ported", str(tiny_decoder())
         record = folder.Record(
             model=model,
-            fingerprint=fingerprint(LanguageModel.load(model).decoder),
+            fingerprint=fingerprint(LanguageModel.load(model).model),
             plan=plan,
             adapter=None,
             versions=folder.versions(),

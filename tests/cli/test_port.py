@@ -27,7 +27,7 @@ def adapter(tmp_path, tiny_decoder):
     """A file of random gates for the tiny decoder, and a function that makes one for another decoder."""
 
     def make(name="gates.safetensors", seed=0):
-        model = LanguageModel.load(str(tiny_decoder(seed=seed))).decoder
+        model = LanguageModel.load(str(tiny_decoder(seed=seed))).model
         torch.manual_seed(1)
         shape = GateShape(heads=6, groups=2, head_dim=16, queries=2, width=8, sub=2)
         gates = {1: Gate.low_rank(shape), 2: Gate.low_rank(shape)}

@@ -40,23 +40,23 @@ def test_times_a_token_are_compared_and_not_whole_ones():
 
 def test_the_agreement_is_that_of_one_forward_over_prompt_and_reply(loaded):
     ids = prompt_ids(loaded.tokenizer, "The lamp is red. " * 30, "What is red?", chat=True)
-    generator = Generator(loaded.decoder, loaded.tokenizer, max_new_tokens=10)
+    generator = Generator(loaded.model, loaded.tokenizer, max_new_tokens=10)
     dense = generator.reply(ids, ported=False)
     assert generator.agreement(ids, dense.ids) == 1
-    port(loaded.decoder, NARROW)
+    port(loaded.model, NARROW)
     generator.reply(ids, ported=True)
     found = generator.agreement(ids, dense.ids)
     whole = torch.cat([ids[0], torch.tensor(dense.ids)])
-    best = loaded.decoder(whole[None], use_cache=False).logits[0].argmax(-1)[ids.shape[1] - 1 : -1]
+    best = loaded.model(whole[None], use_cache=False).logits[0].argmax(-1)[ids.shape[1] - 1 : -1]
     assert found == pytest.approx(float((best == torch.tensor(dense.ids)).float().mean()))
 
 
 def test_the_greedy_reply_is_the_likeliest_token_each_time(loaded):
     ids = prompt_ids(loaded.tokenizer, None, "hello there", chat=False)
     pieces = []
-    said = Generator(loaded.decoder, loaded.tokenizer, max_new_tokens=6).reply(ids, pieces.append, ported=False)
+    said = Generator(loaded.model, loaded.tokenizer, max_new_tokens=6).reply(ids, pieces.append, ported=False)
     whole = torch.cat([ids[0], torch.tensor(said.ids)])
-    best = loaded.decoder(whole[None], use_cache=False).logits[0].argmax(-1)
+    best = loaded.model(whole[None], use_cache=False).logits[0].argmax(-1)
     assert best[ids.shape[1] - 1 : -1].tolist() == list(said.ids) and "".join(pieces) == said.text
     assert said.keys_per_token == (ids.shape[1] + len(said.ids)) / 2 and said.prefill_s > 0 <= said.decode_s
 

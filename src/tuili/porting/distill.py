@@ -24,7 +24,15 @@ from transformers import PreTrainedModel
 from tuili.attention.gate import Gate, GateShape
 from tuili.attention.offset import kept_log_mass
 from tuili.attention.select import Budget, select_at
-from tuili.attention.target import Recall, Target, attention_targets, distillation_loss, recall, sample_positions
+from tuili.attention.target import (
+    Recall,
+    Target,
+    attention_targets,
+    bias_loss,
+    distillation_loss,
+    recall,
+    sample_positions,
+)
 from tuili.errors import InputError, ModelFileError, UsageError
 from tuili.files import atomic_path, read_safetensors_header
 from tuili.porting.swap import Attention, attention_swapped
@@ -159,7 +167,7 @@ class Distiller:
         gate = self.gates.get(layer) or self._begin(layer, q, k, scale)
         optimizer = self._optimizers[layer]
         for group in optimizer.param_groups:
-            size = float(group["params"][0].detach().pow(2).mean().sqrt())
+            size = 1.0 if group["params"][0] is gate.bias else float(group["params"][0].detach().pow(2).mean().sqrt())
             group["lr"] = size * config.lr * 0.5 * (1 + math.cos(math.pi * self.index / self._total))
         positions = sample_positions(k.shape[2], config.samples, config.budget)
         asked = q[:, :, positions]
@@ -180,7 +188,7 @@ class Distiller:
             z = gate(asked[:, :, rows], k, config.budget.block, offset[:, rows])
             loss = distillation_loss(z, _rows(wanted, rows), by_share=True)
             optimizer.zero_grad()
-            loss.backward()
+            (loss + bias_loss(z, gate.bias, _rows(wanted, rows), config.budget)).backward()
             optimizer.step()
             self._losses.append(float(loss.detach()))
 
@@ -201,7 +209,7 @@ class Distiller:
 
     def _adopt(self, layer: int, gate: Gate) -> None:
         self.gates[layer] = gate
-        groups = [{"params": [parameter]} for parameter in (gate.q_proj, gate.k_proj)]
+        groups = [{"params": [parameter]} for parameter in gate.parameters()]
         self._optimizers[layer] = torch.optim.Adam(groups, lr=self.config.lr, betas=BETAS, foreach=False)
 
     # -- resuming ------------------------------------------------------------------------------
@@ -213,7 +221,7 @@ class Distiller:
         tensors = {
             f"{layer}.{name}.{part}": tensor
             for layer, gate in self.gates.items()
-            for name, parameter in (("q_proj", gate.q_proj), ("k_proj", gate.k_proj))
+            for name, parameter in gate.named_parameters()
             for part, tensor in self._parts(layer, parameter).items()
         }
         metadata = {
@@ -248,7 +256,7 @@ class Distiller:
             for layer, shape in json.loads(metadata["shapes"]).items():
                 self._adopt(int(layer), Gate(GateShape(**shape)))
                 gate = self.gates[int(layer)]
-                for name, parameter in (("q_proj", gate.q_proj), ("k_proj", gate.k_proj)):
+                for name, parameter in gate.named_parameters():
                     part = {
                         key: opened.get_tensor(f"{layer}.{name}.{key}") for key in ("value", "mean", "square", "step")
                     }

@@ -29,8 +29,6 @@ OnBlocks = Callable[[Tensor, int, int], None]
 NAME = "tuili"
 """The ported layer's name in its attention module, and that of the attention in the model's configuration."""
 
-OnBlocks = Callable[[Tensor, int, int], None]
-
 
 @dataclass(slots=True)
 class Tally:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -29,6 +29,8 @@ from tuili.porting.layers import LayerPlan, Sparse, sandwich
 
 Result = TypeVar("Result", covariant=True)
 OnStep = Callable[[str, Any], None]
+MAX_QUERIES = 4
+"""Gate queries a group at most: more heads share some."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +40,8 @@ class Training:
     Attributes:
         steps: texts that the gates learn from.
         length: tokens of a text.
+        width: of gate queries and keys; at most the head dim counts.
+        widths: those of single layers, where they differ.
         seed: of texts and sampling.
         rank: of the low-rank weights that the model then learns; 0: none, the gates alone.
         rank_steps: texts that these learn from.
@@ -48,12 +52,14 @@ class Training:
 
     steps: int = 40
     length: int = 4096
+    width: int = 32
+    widths: Mapping[int, int] = field(default_factory=dict)
     seed: int = 0
     rank: int = 0
     rank_steps: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("steps", 1), ("length", 1), ("seed", 0), ("rank", 0), ("rank_steps", 0)):
+        for name, least in (("steps", 1), ("length", 1), ("width", 1), ("seed", 0), ("rank", 0), ("rank_steps", 0)):
             if getattr(self, name) < least:
                 raise UsageError(f"{name} must be at least {least}, not {getattr(self, name)}")
         if bool(self.rank) != bool(self.rank_steps):
@@ -110,7 +116,7 @@ def distil(
     """
     on_step = on_step or (lambda stage, step: None)
     texts = windows(corpora, training.length, training.seed)
-    distiller = Distiller(model, sparse_layers(model, plan), distill_config(model, plan, training.seed))
+    distiller = Distiller(model, sparse_layers(model, plan), distill_config(model, plan, training))
     facts = _facts(model, corpora, plan, training)
     _begin(out, facts, restart=restart)
     gates: dict[int, Gate] = resumed(
@@ -160,28 +166,29 @@ def sparse_layers(model: PreTrainedModel, plan: LayerPlan) -> list[int]:
     return layers
 
 
-def distill_config(model: PreTrainedModel, plan: LayerPlan, seed: int = 0) -> DistillConfig:
+def distill_config(model: PreTrainedModel, plan: LayerPlan, training: Training) -> DistillConfig:
     """Return how the gates of a plan are distilled: candidates as for the smallest of its budgets.
 
     Raises:
-        UsageError: its sparse layers have blocks or gate keys of different sizes.
+        UsageError: its sparse layers have blocks of different sizes, or a width is for a layer that is not sparse.
     """
-    entries = [entry for index in sparse_layers(model, plan) if isinstance(entry := plan.at(index), Sparse)]
-    sizes = {(entry.budget.block, entry.sub) for entry in entries}
-    if len(sizes) > 1:
-        raise UsageError(
-            f"the plan's sparse layers have different (block, sub): {sorted(sizes)}; distil each kind by itself"
-        )
-    smallest = min(entries, key=lambda entry: entry.budget.keep)
+    layers = sparse_layers(model, plan)
+    entries = {index: entry for index in layers if isinstance(entry := plan.at(index), Sparse)}
+    if len(sizes := {entry.budget.block for entry in entries.values()}) > 1:
+        raise UsageError(f"the plan's sparse layers have blocks of {sorted(sizes)} keys; distil each kind by itself")
+    if extra := sorted(set(training.widths) - set(layers)):
+        raise UsageError(f"there is a width for layer {extra[0]}, which the plan does not make sparse")
+    smallest = min(entries.values(), key=lambda entry: entry.budget.keep)
     heads, groups = model.config.num_attention_heads, model.config.num_key_value_heads
     head_dim = getattr(model.config, "head_dim", None) or model.config.hidden_size // heads
-    usual = DistillConfig(budget=smallest.budget, sub=smallest.sub)
+    widths = {index: min(training.widths.get(index, training.width), head_dim) for index in layers}
     return DistillConfig(
         budget=smallest.budget,
         sub=smallest.sub,
-        queries=min(usual.queries, heads // groups),
-        width=min(usual.width, head_dim),
-        seed=seed,
+        shapes={index: (widths[index], entry.sub) for index, entry in entries.items()},
+        queries=min(MAX_QUERIES, heads // groups),
+        width=min(training.width, head_dim),
+        seed=training.seed,
     )
 
 
@@ -214,6 +221,7 @@ def _facts(
         "plan": plan.to_dict(),
         "texts": digest.hexdigest(),
         "length": training.length,
+        "widths": {str(index): width for index, width in sorted(training.widths.items())} | {"": training.width},
         "seed": training.seed,
     }
 
