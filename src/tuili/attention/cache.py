@@ -101,8 +101,8 @@ class GatePool:
             return _empty(new, end)
         if not _like(old, new):
             raise InputError(
-                f"gate keys {list(new.shape)} can't extend a pool {list(old.shape)}: batch, groups and width must stay; "
-                "reset or reorder the pool first"
+                f"gate keys {list(new.shape)} can't extend a pool {list(old.shape)}: batch, groups and width must "
+                "stay; reset or reorder the pool first"
             )
         if old.shape[1] >= end:
             return old

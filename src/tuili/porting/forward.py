@@ -21,7 +21,6 @@ from tuili.porting.dense import dense_attention, take
 from tuili.porting.layers import Dense, Entry, Sparse
 from tuili.porting.pool import recall, take_note
 
-
 OnBlocks = Callable[[Tensor, int, int], None]
 """Called with the kept blocks [B, T, G, K] of a sparse layer's late tokens, the first's key index, and N."""
 
