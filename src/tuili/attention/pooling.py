@@ -71,6 +71,7 @@ class GateKeys:
 def quantize(gate_k: Tensor, per_block: int, sub: int) -> GateKeys:
     """Return gate keys [B, n, G, e] in int8, `per_block` of them to a block, without those of a last, partial block.
 
+    All must be those of whole sub-blocks: a mean over fewer keys can't be told from one, and counts as such.
     The largest component of a block becomes 127; a block that holds a value that is not finite becomes 0.
     """
     num_blocks = gate_k.shape[1] // per_block
