@@ -6,26 +6,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from tuili.attention import kernels, native, twin
+from tuili.attention import kernels, twin
 from tuili.attention.select import Budget, select
 from tuili.errors import InputError, UsageError
 
-try:
-    BEST = native.load().best_level
-except native.KernelMissingError:
-    BEST = -1
-PATHS = ["torch", *(name for name, level in native.LEVELS.items() if level <= BEST)]
 LENGTHS = [1, 15, 16, 17, 31, 64, 65, 1000, 2000]
 HEADS = [(1, 1), (3, 3), (1, 8), (8, 1), (2, 5), (1, 7)]
-
-
-@pytest.fixture(params=["gathered", *PATHS])
-def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Each way in which a call may run on this machine; the twin both dense and gathered."""
-    if request.param == "gathered":
-        monkeypatch.setattr(twin, "DENSE_FACTOR", 0)
-    monkeypatch.setenv(native.VARIABLE, "torch" if request.param == "gathered" else request.param)
-    return request.param
 
 
 def inputs(num_keys: int, groups: int, per_group: int, dim: int, **other: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -221,9 +207,9 @@ BUDGETS = [
     Budget(keep=12),
     Budget(keep=9, sink=3, local=6),
     Budget(keep=20, coverage=0.4),
-    Budget(keep=8, selector="tree", beam=3),
-    Budget(keep=30, selector="tree", fan=32, beam=4, coverage=0.9),
-    Budget(keep=12, selector="tree", fan=6, beam=8),
+    Budget(keep=8, beam=3),
+    Budget(keep=30, beam=4, coverage=0.9),
+    Budget(keep=12, beam=8),
     Budget(block=32, keep=10),
     Budget(block=8, keep=10),
 ]
@@ -257,20 +243,26 @@ class TestSelectBlocks:
             nearly_the_same(found, select(gate_q, gate_k, Budget(keep=10), num_keys=500))
 
     @pytest.mark.parametrize("num_keys", LENGTHS)
-    @pytest.mark.parametrize("selector", ["flat", "tree"])
-    def test_lengths(self, path: str, num_keys: int, selector: str) -> None:
+    @pytest.mark.parametrize("beam", [None, 3])
+    def test_lengths(self, path: str, num_keys: int, beam: int | None) -> None:
         q, k, _ = inputs(num_keys, 1, 1, 1, num_queries=min(num_keys, 200))
         gate_q, gate_k = gate(q, k)
-        budget = Budget(keep=10, selector=selector, beam=4)
+        budget = Budget(keep=10, beam=beam)
         found = kernels.select_blocks(gate_q, gate_k, budget, num_keys=num_keys)
         nearly_the_same(found, select(gate_q, gate_k, budget, num_keys=num_keys))
 
     def test_of_equal_scores_the_later_blocks(self, path: str) -> None:
         gate_q, gate_k = torch.ones(1, 400, 1, 1, 4), torch.ones(1, 25, 1, 4)
         gate_k[:, 3] = 2
-        for budget in (Budget(keep=9), Budget(keep=9, selector="tree", beam=3)):
+        for budget in (Budget(keep=9), Budget(keep=9, beam=3)):
             found = kernels.select_blocks(gate_q, gate_k, budget, num_keys=400)[0, -1, 0]
             assert found.tolist() == [0, 3, 18, 19, 20, 21, 22, 23, 24]
+
+    def test_of_equal_groups_the_later_are_opened(self, path: str) -> None:
+        gate_q, gate_k = torch.ones(1, 1, 1, 1, 4), torch.ones(1, 100, 1, 4)
+        gate_k[:, 3] = 2
+        found = kernels.select_blocks(gate_q, gate_k, Budget(keep=9, beam=3), num_keys=1600).flatten()
+        assert found.tolist() == [0, 3, 93, 94, 95, 96, 97, 98, 99]
 
     def test_zeros_of_either_sign_are_equal(self, path: str) -> None:
         gate_q, gate_k = torch.ones(1, 1, 1, 1, 4), torch.zeros(1, 25, 1, 4)
@@ -297,10 +289,11 @@ class TestGatedAttention:
         close(out, dense(q, k, v, blocks, 16, start))
         assert torch.equal(kernels.gated_attention(q, k, v, gate_q, gate_k, budget, start=start), out)
 
-    @pytest.mark.parametrize("selector", ["flat", "tree"])
-    def test_a_budget_for_all_blocks_is_dense_attention(self, path: str, selector: str) -> None:
+    @pytest.mark.parametrize("beam", [None, 6])
+    @pytest.mark.parametrize("normalize", [False, True])
+    def test_a_budget_for_all_blocks_is_dense_attention(self, path: str, beam: int | None, normalize: bool) -> None:
         q, k, v = inputs(333, 1, 3, 64)
-        found = kernels.gated_attention(q, k, v, *gate(q, k), Budget(selector=selector))
+        found = kernels.gated_attention(q, k, v, *gate(q, k), Budget(beam=beam), normalize=normalize)
         close(found, scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True).double())
 
     def test_tokens_one_by_one_or_in_chunks(self, path: str) -> None:

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from tuili.attention import reference
 from tuili.attention import select as module
-from tuili.attention.select import Budget, log_gate, select, select_at
+from tuili.attention.pooling import LARGEST, GateKeys, rounded
+from tuili.attention.select import SPAN, Budget, log_gate, select, select_at
 from tuili.errors import InputError, UsageError
 
 
@@ -17,10 +18,31 @@ def draw(seed: int, *shape: int) -> torch.Tensor:
     return torch.randint(-4, 5, shape, generator=torch.Generator().manual_seed(seed)) / 2
 
 
+def exact_keys(seed: int, batch: int, num_blocks: int, groups: int, width: int, per_block: int = 1) -> GateKeys:
+    """Return gate keys in int8 whose products with `whole_steps` are exact."""
+    draws = torch.Generator().manual_seed(seed)
+    sizes = (batch, num_blocks * per_block, groups, width), (batch, num_blocks, groups, width)
+    values, means = (torch.randint(-3, 4, size, generator=draws, dtype=torch.int8) for size in sizes)
+    scale = torch.randint(-3, 1, (2, batch, num_blocks, groups), generator=draws).float().exp2()
+    return GateKeys(values, scale[0], means, scale[1], 1)
+
+
+def whole_steps(seed: int, *shape: int) -> torch.Tensor:
+    """Return gate queries that int8 holds exactly."""
+    steps = torch.randint(-4, 5, shape, generator=torch.Generator().manual_seed(seed)).float()
+    steps[..., 0] = LARGEST
+    return steps
+
+
 def expected_blocks(
     gate_q: torch.Tensor, gate_k: torch.Tensor, budget: Budget, num_keys: int, start: Any = None, **gate: Any
 ) -> torch.Tensor:
     log_mass = reference.gate_mask(gate_q, gate_k, budget, num_keys=num_keys, **gate)
+    return chosen(log_mass, budget, num_keys, start)
+
+
+def chosen(log_mass: torch.Tensor, budget: Budget, num_keys: int, start: Any = None) -> torch.Tensor:
+    """Return the blocks that the reference keeps, given their log mass."""
     batch, num_queries, groups, _ = log_mass.shape
     blocks = torch.full((batch, num_queries, groups, budget.keep), -1, dtype=torch.int32)
     for row in range(batch):
@@ -36,11 +58,11 @@ def expected_blocks(
     return blocks
 
 
-@pytest.mark.parametrize("selector", ["flat", "tree"])
+@pytest.mark.parametrize("beam", [None, 3])
 @pytest.mark.parametrize("num_keys", [1, 15, 16, 17, 64, 65, 333])
 @pytest.mark.parametrize("sub", [2, 16])
-def test_the_blocks_are_those_of_the_reference(selector: str, num_keys: int, sub: int) -> None:
-    budget = Budget(keep=8, selector=selector, fan=2, beam=40)
+def test_the_blocks_are_those_of_the_reference(beam: int | None, num_keys: int, sub: int) -> None:
+    budget = Budget(keep=8, beam=beam)
     gate_q, gate_k = draw(1, 2, num_keys, 2, 3, 4), draw(2, 2, -(-num_keys // sub), 2, 4)
     blocks = select(gate_q, gate_k, budget, num_keys=num_keys)
     assert blocks.dtype == torch.int32
@@ -49,8 +71,8 @@ def test_the_blocks_are_those_of_the_reference(selector: str, num_keys: int, sub
 
 def test_two_thousand_keys_are_selected_as_in_the_reference() -> None:
     gate_q, gate_k = draw(1, 1, 40, 1, 2, 8), draw(2, 1, 500, 1, 8)
-    for selector in ("flat", "tree", "auto"):
-        budget = Budget(keep=20, selector=selector)
+    for beam in (None, 8):
+        budget = Budget(keep=20, beam=beam)
         blocks = select(gate_q, gate_k, budget, num_keys=2000)
         torch.testing.assert_close(blocks, expected_blocks(gate_q, gate_k, budget, 2000))
 
@@ -68,14 +90,14 @@ def test_any_budget_selects_what_the_reference_selects(data: st.DataObject) -> N
         sink=sink,
         local=local,
         coverage=data.draw(st.sampled_from([None, 0.03, 0.45, 0.97]), label="coverage"),
-        selector=data.draw(st.sampled_from(["flat", "tree"]), label="selector"),
-        fan=data.draw(st.integers(2, 5), label="fan"),
-        beam=40,
+        beam=data.draw(st.sampled_from([None, 5]), label="beam"),
     )
     seed = data.draw(st.integers(0, 999), label="seed")
     gate_q, gate_k = draw(seed, 2, num_queries, 2, 2, 3), draw(seed + 1, 2, -(-num_keys // sub), 2, 3)
     start = torch.tensor(data.draw(st.lists(st.integers(0, num_keys), min_size=2, max_size=2), label="start"))
     gate: dict[str, Any] = {"bias": draw(seed + 2, 2)}
+    if data.draw(st.booleans(), label="has offset"):
+        gate["offset"] = draw(seed + 3, 2, num_queries, 2, 2)
     if data.draw(st.booleans(), label="has prior"):
         prior_T = data.draw(st.sampled_from([1, num_queries]))
         gate |= {"prior": torch.randint(-1, 12, (2, prior_T, 2, 4)), "penalty": 0.7}
@@ -83,10 +105,32 @@ def test_any_budget_selects_what_the_reference_selects(data: st.DataObject) -> N
     torch.testing.assert_close(blocks, expected_blocks(gate_q, gate_k, budget, num_keys, start, **gate))
 
 
-@pytest.mark.parametrize("selector", ["flat", "tree"])
+@given(data=st.data())
+def test_int8_selects_what_the_reference_selects_from_the_rounded_numbers(data: st.DataObject) -> None:
+    block = data.draw(st.sampled_from([1, 2, 4]), label="block")
+    num_keys = data.draw(st.integers(block, 70), label="num_keys")
+    num_queries, num_blocks = data.draw(st.integers(1, num_keys), label="num_queries"), num_keys // block
+    budget = Budget(
+        block=block,
+        keep=4 + data.draw(st.integers(0, 9), label="free"),
+        sink=1,
+        local=data.draw(st.integers(1, 3), label="local"),
+        beam=data.draw(st.sampled_from([None, 5]), label="beam"),
+    )
+    seed = data.draw(st.integers(0, 999), label="seed")
+    gate_q, gate_k = whole_steps(seed, 2, num_queries, 2, 2, 3), exact_keys(seed, 2, num_blocks, 2, 3, block)
+    start = torch.tensor(data.draw(st.lists(st.integers(0, num_keys), min_size=2, max_size=2), label="start"))
+    gate: dict[str, Any] = {"bias": draw(seed + 2, 2), "offset": draw(seed + 3, 2, num_queries, 2, 2)}
+    blocks = select(gate_q, gate_k, budget, num_keys=num_keys, start=start, **gate)
+    assert torch.equal(rounded(gate_q), gate_q)
+    log_mass = reference.gate_mask(gate_q, gate_k.floats(), budget, num_keys=num_blocks * block, **gate)
+    torch.testing.assert_close(blocks, chosen(log_mass, budget, num_keys, start))
+
+
+@pytest.mark.parametrize("beam", [None, 3])
 @pytest.mark.parametrize("later", [torch.nan, torch.inf, 1e3, -1e3])
-def test_later_tokens_change_nothing_before(selector: str, later: float) -> None:
-    budget = Budget(block=2, keep=8, sink=1, local=1, selector=selector, fan=8, beam=3)
+def test_later_tokens_change_nothing_before(beam: int | None, later: float) -> None:
+    budget = Budget(block=2, keep=8, sink=1, local=1, beam=beam)
     gate_q, gate_k = torch.rand(1, 200, 2, 2, 4), torch.randn(1, 100, 2, 4)
     before = select(gate_q, gate_k, budget, num_keys=200)
     for cut in (1, 7, 64, 65, 133, 199):
@@ -98,21 +142,23 @@ def test_later_tokens_change_nothing_before(selector: str, later: float) -> None
         assert torch.equal(shorter, before[:, :cut])
 
 
-@pytest.mark.parametrize("selector", ["flat", "tree"])
+@pytest.mark.parametrize("beam", [None, 3])
 @pytest.mark.parametrize("padding", [torch.nan, torch.inf, 1e3, -1e3])
-def test_what_padding_and_sink_blocks_hold_changes_nothing(selector: str, padding: float) -> None:
-    budget = Budget(block=4, keep=8, sink=1, local=2, selector=selector, fan=3, beam=4)
-    gate_q, gate_k, start = torch.rand(1, 200, 2, 2, 4), torch.randn(1, 100, 2, 4), torch.tensor([50])
-    before = select(gate_q, gate_k, budget, num_keys=200, start=start)
+def test_what_padding_and_sink_blocks_hold_changes_nothing(beam: int | None, padding: float) -> None:
+    budget = Budget(block=4, keep=8, sink=1, local=2, beam=beam)
+    gate_q, gate_k, start = torch.rand(1, 300, 2, 2, 4), torch.randn(1, 150, 2, 4), torch.tensor([50])
+    before = select(gate_q, gate_k, budget, num_keys=300, start=start)
     gate_k[:, :26] = padding
-    assert torch.equal(select(gate_q, gate_k, budget, num_keys=200, start=start), before)
+    assert torch.equal(select(gate_q, gate_k, budget, num_keys=300, start=start), before)
 
 
-@pytest.mark.parametrize("selector", ["flat", "tree"])
-def test_a_piece_of_queries_selects_as_all_of_them(selector: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    budget = Budget(block=4, keep=9, sink=1, local=2, selector=selector, fan=3, beam=8)
-    gate_q, gate_k, prior = draw(1, 2, 150, 2, 2, 4), draw(2, 2, 75, 2, 4), torch.randint(-1, 37, (2, 150, 2, 5))
-    once = select(gate_q, gate_k, budget, num_keys=150, prior=prior, penalty=1.0)
+@pytest.mark.parametrize("beam", [None, 3])
+def test_a_piece_of_queries_selects_as_all_of_them(beam: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    budget = Budget(block=2, keep=9, sink=1, local=2, beam=beam)
+    gate_q, gate_k, prior = draw(1, 2, 150, 2, 2, 4), draw(2, 2, 75, 2, 4), torch.randint(-1, 75, (2, 150, 2, 5))
+    offset = draw(3, 2, 150, 2, 2)
+    rule: dict[str, Any] = {"num_keys": 150, "penalty": 1.0}
+    once = select(gate_q, gate_k, budget, prior=prior, offset=offset, **rule)
     monkeypatch.setattr(module, "CHUNK_ELEMENTS", 1)
     lengths, blocks_of = [], module._Selection._blocks
 
@@ -121,19 +167,22 @@ def test_a_piece_of_queries_selects_as_all_of_them(selector: str, monkeypatch: p
         return blocks_of(self, gate_q, *rest)
 
     monkeypatch.setattr(module._Selection, "_blocks", noted)
-    assert torch.equal(select(gate_q, gate_k, budget, num_keys=150, prior=prior, penalty=1.0), once)
+    assert torch.equal(select(gate_q, gate_k, budget, prior=prior, offset=offset, **rule), once)
     assert lengths == [1] * 150
-    last = select(gate_q[:, 140:], gate_k, budget, num_keys=150, prior=prior[:, 140:], penalty=1.0)
+    last = select(gate_q[:, 140:], gate_k, budget, prior=prior[:, 140:], offset=offset[:, 140:], **rule)
     assert torch.equal(last, once[:, 140:])
 
 
-@pytest.mark.parametrize("selector", ["flat", "tree"])
-def test_a_sample_of_queries_selects_as_all_of_them(selector: str) -> None:
-    budget = Budget(block=4, keep=9, sink=1, local=2, selector=selector, fan=3, beam=8)
-    gate_q, gate_k, start = draw(1, 2, 150, 2, 2, 4), draw(2, 2, 75, 2, 4), torch.tensor([0, 31])
-    once = select(gate_q, gate_k, budget, num_keys=150, start=start)
+@pytest.mark.parametrize("beam", [None, 3])
+@pytest.mark.parametrize("is_int8", [False, True])
+def test_a_sample_of_queries_selects_as_all_of_them(beam: int | None, is_int8: bool) -> None:
+    budget = Budget(block=2, keep=9, sink=1, local=2, beam=beam)
+    gate_q, start, offset = draw(1, 2, 150, 2, 2, 4), torch.tensor([0, 31]), draw(3, 2, 150, 2, 2)
+    gate_k = exact_keys(2, 2, 75, 2, 4, per_block=2) if is_int8 else draw(2, 2, 75, 2, 4)
+    once = select(gate_q, gate_k, budget, num_keys=150, start=start, offset=offset)
     positions = torch.tensor([0, 3, 30, 77, 140, 149])
-    sample = select_at(gate_q[:, positions], gate_k, budget, positions=positions, num_keys=150, start=start)
+    rule: dict[str, Any] = {"positions": positions, "num_keys": 150, "start": start}
+    sample = select_at(gate_q[:, positions], gate_k, budget, offset=offset[:, positions], **rule)
     assert torch.equal(sample, once[:, positions])
 
 
@@ -149,9 +198,9 @@ def test_positions_that_do_not_ascend_within_the_keys_are_refused(positions: lis
         )
 
 
-@pytest.mark.parametrize("selector", ["flat", "tree"])
-def test_left_padding_shifts_by_whole_blocks_and_is_never_scored(selector: str) -> None:
-    budget = Budget(block=4, keep=8, sink=2, local=2, selector=selector, fan=3, beam=20)
+@pytest.mark.parametrize("beam", [None, 3])
+def test_left_padding_shifts_by_whole_blocks_and_is_never_scored(beam: int | None) -> None:
+    budget = Budget(block=4, keep=8, sink=2, local=2, beam=beam)
     gate_q, gate_k = draw(1, 1, 120, 2, 2, 4), draw(2, 1, 60, 2, 4)
     alone = select(gate_q, gate_k, budget, num_keys=120)
     pad_q, pad_k = torch.full((1, 8, 2, 2, 4), torch.nan), torch.full((1, 4, 2, 4), torch.nan)
@@ -163,9 +212,9 @@ def test_left_padding_shifts_by_whole_blocks_and_is_never_scored(selector: str) 
     assert torch.equal(blocks[1:, :120], alone)
 
 
-@pytest.mark.parametrize("selector", ["flat", "tree"])
-def test_of_equal_scores_the_later_block_is_kept(selector: str) -> None:
-    budget = Budget(block=1, keep=5, sink=1, local=1, selector=selector, fan=4, beam=3)
+@pytest.mark.parametrize("beam", [None, 3])
+def test_of_equal_scores_the_later_block_is_kept(beam: int | None) -> None:
+    budget = Budget(block=1, keep=5, sink=1, local=1, beam=beam)
     blocks = select(torch.zeros(1, 1, 1, 1, 2), torch.ones(1, 100, 1, 2), budget, num_keys=100)
     assert blocks.flatten().tolist() == [0, 96, 97, 98, 99]
 
@@ -177,16 +226,16 @@ def test_ranks_follow_the_scores_and_then_the_index() -> None:
 
 
 @pytest.mark.parametrize("sign", [1, -1])
-def test_the_narrow_tree_finds_a_block_that_stands_out(sign: int) -> None:
+def test_a_narrow_beam_finds_a_block_that_stands_out(sign: int) -> None:
     gate_q, gate_k = torch.ones(1, 1, 1, 1, 4), torch.rand(1, 4096, 1, 4)
     gate_k[0, 777] = 5.0
-    budget = Budget(block=1, keep=16, selector="tree", beam=3)
+    budget = Budget(block=1, keep=16, beam=3)
     assert 777 in select(sign * gate_q, sign * gate_k, budget, num_keys=4096)
 
 
-def test_the_narrow_tree_opens_the_spans_of_the_prior() -> None:
+def test_a_narrow_beam_opens_the_groups_of_the_prior() -> None:
     gate_q, gate_k = torch.ones(1, 1, 1, 1, 1), torch.arange(4096.0).view(1, 4096, 1, 1) / 400
-    budget = Budget(block=1, keep=16, selector="tree", beam=3)
+    budget = Budget(block=1, keep=16, beam=3)
     prior = torch.tensor([700, 1500]).view(1, 1, 1, 2)
     kept = set(select(gate_q, gate_k, budget, num_keys=4096, prior=prior, penalty=50.0).flatten().tolist())
     assert {700, 1500} <= kept
@@ -223,28 +272,13 @@ def test_a_large_penalty_confines_the_choice_to_the_prior() -> None:
     assert select(gate_q, gate_k, budget, num_keys=100, prior=prior).flatten().tolist() == [0, 96, 97, 98, 99]
 
 
-def test_the_tree_scores_a_bounded_number_of_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    scored: list[int] = []
-    score_at = module._Selection.score_at
-
-    def counted(self: Any, gate_q: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
-        scored.append(at.numel())
-        return score_at(self, gate_q, at)
-
-    monkeypatch.setattr(module._Selection, "score_at", counted)
-    budget = Budget(keep=16, selector="tree", beam=8)
-    for num_keys in (1 << 14, 1 << 16, 1 << 18):
-        gate_q, gate_k = torch.randn(1, 4, 1, 1, 2), torch.randn(1, num_keys // 16, 1, 2)
-        select(gate_q, gate_k, budget, num_keys=num_keys)
-    assert scored == [4 * budget.beam * budget.fan] * 3
-
-
 def test_memory_per_piece_is_bounded() -> None:
     for num_keys in (1000, 100_000):
-        for selector in ("flat", "tree"):
+        for beam in (None, 6):
             gate_k = torch.zeros(1, num_keys // 4, 2, 8)
-            work = module._Selection(gate_k, Budget(selector=selector), num_keys, None, None)
-            scored = num_keys // 4 * 2 * 4 if selector == "flat" else 32 * 16 * 4 * 2 * 8
+            work = module._Selection(gate_k, Budget(beam=beam), num_keys, None, None)
+            opens = beam is not None and num_keys // 16 > 6 * SPAN
+            scored = num_keys // 16 * 2 * 4 + 6 * SPAN * 4 * 2 * 8 if opens else num_keys // 4 * 2 * 4
             assert work.chunk_tokens(3) * scored <= 1.1 * module.CHUNK_ELEMENTS
 
 
@@ -299,11 +333,11 @@ def test_the_log_gate_of_less_than_a_block_is_zero() -> None:
         ({"block": 0}, "block must be at least 1, not 0"),
         ({"sink": 0}, "sink must be at least 1, not 0"),
         ({"local": 0}, "local must be at least 1, not 0"),
-        ({"fan": 1}, "fan must be at least 2, not 1"),
         ({"beam": 5}, "beam must be at least 6 to find 59 blocks, not 5"),
+        ({"keep": 5, "beam": 1}, "beam must be at least 2 to find 0 blocks, not 1"),
+        ({"keep": 22, "beam": 3}, "beam must be at least 4 to find 17 blocks, not 3"),
         ({"coverage": 0.0}, "coverage must be above 0 and at most 1, not 0.0"),
         ({"coverage": float("nan")}, "coverage must be above 0 and at most 1, not nan"),
-        ({"selector": "treee"}, "no selector 'treee'; choose one of: auto, flat, tree"),
     ],
 )
 def test_a_budget_out_of_bounds_is_refused(values: dict[str, Any], message: str) -> None:
@@ -320,6 +354,8 @@ def test_a_budget_out_of_bounds_is_refused(values: dict[str, Any], message: str)
         ({"gate_q": torch.zeros(1, 41, 2, 1, 4)}, InputError, "nor queries exceed 40 keys"),
         ({"gate_k": torch.zeros(1, 14, 2, 4)}, InputError, "must divide the block of 16"),
         ({"bias": torch.zeros(3)}, InputError, r"bias must have the shape \[2\], not \[3\]"),
+        ({"offset": torch.zeros(1, 40, 2)}, InputError, r"the offset must have the shape \[1, 40, 2, 1\], not"),
+        ({"offset": torch.zeros(1, 40, 2, 2)}, InputError, r"not \[1, 40, 2, 2\]"),
         ({"start": torch.zeros(2, dtype=torch.int64)}, InputError, "start must be 1 integers"),
         ({"start": torch.zeros(1)}, InputError, "start must be 1 integers, not torch.float32"),
         ({"start": torch.tensor([41])}, InputError, r"start must lie in 0 .. 40, not \[41\]"),

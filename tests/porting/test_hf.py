@@ -317,7 +317,7 @@ class TestCache:
         pooled = []
         original = GatePool.grow
         monkeypatch.setattr(
-            GatePool, "grow", lambda pool, *args: (pooled.append(pool.num_keys), original(pool, *args))[1]
+            GatePool, "grow", lambda pool, *args: (pooled.append(pool.num_blocks), original(pool, *args))[1]
         )
         for padding in (None, mask):
             in_chunks(decoder, ids, (120, 1), padding)

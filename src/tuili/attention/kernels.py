@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from tuili.attention import native, select, twin
-from tuili.attention.offset import kept_log_mass
+from tuili.attention.offset import check_heads, kept_log_mass
 from tuili.attention.pooling import GateKeys
 from tuili.attention.select import Budget
 from tuili.errors import InputError, UsageError
@@ -95,7 +95,7 @@ def select_blocks(  # noqa: PLR0913
     Raises:
         InputError, UsageError: as `select.select`.
     """
-    if not _selects_compiled(gate_q, gate_k, budget, num_keys):
+    if not _selects_compiled(gate_q, gate_k, budget):
         return select.select(
             gate_q,
             gate_k,
@@ -191,7 +191,9 @@ def gated_attention(  # noqa: PLR0913
     select.check_gate(gate_q, gate_k, budget, num_keys=num_keys, bias=bias, start=start)
     select.check_prior(gate_q, prior, penalty)
     _check_gate_fits(q, k, gate_q)
-    is_fused = _attends_compiled(q, k, v, budget.block) and _selects_compiled(gate_q, gate_k, budget, num_keys)
+    if normalize:
+        check_heads(gate_q.shape[3], q.shape[1] // k.shape[1])
+    is_fused = _attends_compiled(q, k, v, budget.block) and _selects_compiled(gate_q, gate_k, budget)
     if log_gate or not is_fused:
         rule: dict[str, Any] = {"num_keys": num_keys, "bias": bias, "start": start, "prior": prior, "penalty": penalty}
         if normalize:
@@ -201,9 +203,7 @@ def gated_attention(  # noqa: PLR0913
             )
         blocks = select_blocks(gate_q, gate_k, budget, **rule)
         if log_gate:
-            if isinstance(gate_k, GateKeys):
-                raise UsageError("gate keys in int8 have no gradient; give them as floats, or leave log_gate out")
-            weights = select.log_gate(gate_q, gate_k, blocks, budget, **rule)
+            weights = select.log_gate(gate_q, _floats(gate_k), blocks, budget, **rule)
             out = twin.attend(q, k, v, blocks, block=budget.block, scale=scale, start=start, log_gate=weights)
         else:
             out = sparse_attention(q, k, v, blocks, block=budget.block, scale=scale, start=start)
@@ -309,7 +309,13 @@ def _attends_compiled(q: Tensor, k: Tensor, v: Tensor, block: int) -> bool:
     return bool(fits) and not needs_grad and native.chosen_level() is not None
 
 
-def _selects_compiled(gate_q: Tensor, gate_k: Tensor | GateKeys, budget: Budget, num_keys: int) -> bool:
+def _floats(gate_k: Tensor | GateKeys) -> Tensor:
+    if isinstance(gate_k, GateKeys):
+        raise UsageError("gate keys in int8 have no gradient; give them as floats, or leave log_gate out")
+    return gate_k
+
+
+def _selects_compiled(gate_q: Tensor, gate_k: Tensor | GateKeys, budget: Budget) -> bool:
     is_int8 = isinstance(gate_k, GateKeys)
     keys = gate_k.values if isinstance(gate_k, GateKeys) else gate_k
     fits = gate_q.device.type == keys.device.type == "cpu" and (is_int8 or gate_q.dtype == keys.dtype)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from tuili.attention.select import Budget, always_kept
+from tuili.errors import InputError
 
 PIECE_ELEMENTS = 1 << 23
 
@@ -38,9 +39,13 @@ def kept_log_mass(
         scale: of the scores.
         num_gate_queries: Q, at most H / G; head r of a group belongs to gate query r * Q // (H / G).
         start: [B], first valid key of each row; None: 0.
+
+    Raises:
+        InputError: there are more gate queries than heads in a group.
     """
     batch, groups, _, dim = k.shape
     per_group = q.shape[1] // groups
+    check_heads(num_gate_queries, per_group)
     start_B = torch.zeros(batch, dtype=torch.int64, device=q.device) if start is None else start.long()
     step = max(1, PIECE_ELEMENTS // max(1, batch * groups * (budget.sink + budget.local) * budget.block * dim))
     pieces = [q.new_zeros(batch, 0, groups, per_group, dtype=torch.float32)]
@@ -60,3 +65,16 @@ def kept_log_mass(
     query_of_R = torch.arange(per_group, device=q.device) * num_gate_queries // per_group
     share_RQ = torch.nn.functional.one_hot(query_of_R, num_gate_queries).float()
     return of_heads_BTGR @ (share_RQ / share_RQ.sum(0))
+
+
+def check_heads(num_gate_queries: int, per_group: int) -> None:
+    """Check that each gate query has a head to take the offset from.
+
+    Raises:
+        InputError: there are more gate queries than the `per_group` heads of a group.
+    """
+    if num_gate_queries > per_group:
+        raise InputError(
+            f"{num_gate_queries} gate queries for {per_group} heads a group: some would have no head whose attention "
+            "their scores could be compared with; give at most one a head, or leave normalize out"
+        )

@@ -69,9 +69,10 @@ class GateKeys:
 
 
 def quantize(gate_k: Tensor, per_block: int, sub: int) -> GateKeys:
-    """Return gate keys [B, n, G, e] in int8, `per_block` of them to a block; a last, partial block is left out.
+    """Return gate keys [B, n, G, e] in int8, `per_block` of them to a block, without those of a last, partial block.
 
-    The largest component of a block becomes 127.
+    All must be those of whole sub-blocks: a mean over fewer keys can't be told from one, and counts as such.
+    The largest component of a block becomes 127; a block that holds a value that is not finite becomes 0.
     """
     num_blocks = gate_k.shape[1] // per_block
     blocks_BJsGe = gate_k[:, : num_blocks * per_block].float().unflatten(1, (num_blocks, per_block))
@@ -89,7 +90,10 @@ def _rounded(x: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
 
 
 def rounded(gate_q: Tensor) -> Tensor:
-    """Return gate queries [..., e] as the int8 products see them, in float32: 127 steps to the largest component."""
+    """Return gate queries [..., e] as the int8 products see them, in float32: 127 steps to the largest component.
+
+    A query that holds a value that is not finite becomes 0.
+    """
     largest = gate_q.float().abs().amax(-1, keepdim=True)
     largest = largest.where(largest.isfinite(), 0.0)
     steps = (gate_q.float() * _steps(largest)).nan_to_num(0.0, 0.0, 0.0).round()

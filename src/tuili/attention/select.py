@@ -185,7 +185,7 @@ def log_gate(  # noqa: PLR0913
 
 
 class _Selection:
-    """The state of one call: gate keys by block, the first candidate of each row, and the tree's bounds."""
+    """The state of one call: gate keys by block, their means, and the first candidate of each row."""
 
     def __init__(
         self,
@@ -428,16 +428,18 @@ def check_gate(
 def _check_int8(gate_k: GateKeys, budget: Budget, num_keys: int) -> None:
     num_blocks = num_keys // budget.block
     per_block = budget.block // gate_k.sub if gate_k.sub > 0 and budget.block % gate_k.sub == 0 else 0
-    fits = gate_k.values.ndim == 4 and gate_k.values.shape[1] == num_blocks * per_block and per_block
-    if not fits or gate_k.scale.shape != (gate_k.values.shape[0], num_blocks, gate_k.values.shape[2]):
+    parts = [gate_k.values, gate_k.scale, gate_k.means, gate_k.mean_scale]
+    shapes = [list(part.shape) for part in parts]
+    row = [*shapes[0][:1], num_blocks, *shapes[0][2:]]
+    fits = per_block and len(row) == 4 and shapes[0][1] == num_blocks * per_block
+    if not fits or shapes[1:] != [row[:3], row, row[:3]]:
         raise InputError(
-            f"gate keys {list(gate_k.values.shape)} with factors {list(gate_k.scale.shape)}, one for {gate_k.sub} "
-            f"keys, are not those of the {num_blocks} whole blocks of {budget.block} in {num_keys} keys"
+            f"gate keys {shapes[0]} with factors {shapes[1]}, means {shapes[2]} with factors {shapes[3]}, one for "
+            f"{gate_k.sub} keys, are not those of the {num_blocks} whole blocks of {budget.block} in {num_keys} keys"
         )
-    if gate_k.values.dtype != torch.int8 or gate_k.scale.dtype != torch.float32:
-        raise InputError(
-            f"gate keys must be int8 with float32 factors, not {gate_k.values.dtype} and {gate_k.scale.dtype}"
-        )
+    if [part.dtype for part in parts] != [torch.int8, torch.float32] * 2:
+        shown = ", ".join(str(part.dtype) for part in parts)
+        raise InputError(f"gate keys and means must be int8 with float32 factors, not {shown}")
 
 
 def check_start(start: Tensor, batch: int, num_keys: int) -> None:

@@ -18,8 +18,7 @@ using tuili::STRIP;
 constexpr float NONE = -__builtin_inff();
 constexpr int MAX_ROWS = W == 16 ? 12 : W == 8 ? 6 : 3;  // accumulators that fit the registers, strips wide
 
-INLINE float read(const void* from, int64_t index, bool is_bf16, bool is_int8 = false) {
-  if (is_int8) return static_cast<const int8_t*>(from)[index];
+INLINE float read(const void* from, int64_t index, bool is_bf16) {
   return is_bf16 ? bf16_to_float(static_cast<const uint16_t*>(from)[index]) : static_cast<const float*>(from)[index];
 }
 

@@ -344,7 +344,7 @@ struct Selection {
     return num_heads ? sum / num_heads : 0.0f;
   }
 
-  // A gate query in int8 into cells `chunk` apart; one that is not finite becomes 0.
+  // A gate query in int8 into cells `chunk` apart; what is not finite becomes 0.
   void load_int8(int64_t begin, int64_t chunk, float* to) const {
     float most = 0.0f;
     bool is_finite = true;
@@ -353,7 +353,8 @@ struct Selection {
       is_finite &= size <= __FLT_MAX__;
       most = size > most ? size : most;
     }
-    const float factor = is_finite && most > 0 ? 127.0f / most : 0.0f;
+    const float steps = is_finite && most > 0 ? 127.0f / most : 0.0f;
+    const float factor = steps <= __FLT_MAX__ ? steps : 0.0f;  // too small a query is 0 as well
     int32_t sum = 0;
     for (int64_t i = 0; i < z.gate_cells * Cell::PER_CELL; ++i) {
       const float x = i < p.gate_dim && factor > 0 ? read(p.gate_q, begin + i, p.gate_is_bf16) * factor : 0.0f;
