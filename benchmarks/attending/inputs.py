@@ -8,7 +8,7 @@ from typing import Any
 
 MODEL = "smollm2-135m"
 SOURCES = ("tarfile.py", "argparse.py", "inspect.py", "typing.py", "subprocess.py", "threading.py", "ast.py")
-LAYER = 15
+LAYER = 5  # its gate costs what the median gate of the shipped adapter costs
 NEAR = 4096
 SINK = 16
 

@@ -37,7 +37,8 @@ def test_the_output_is_that_of_inference(monkeypatch, size, num_queries):
     monkeypatch.setattr(teach, "PIECE_TOKENS", size)
     (q, k, v), gate = inputs(num_queries=num_queries), learning_gate()
     with torch.no_grad():
-        expected = gated_attention(q, k, v, gate.queries(q), gate.keys(k), BUDGET, bias=gate.bias, scale=0.7)
+        gate_q, gate_k = gate.queries(q), gate.keys(k)
+        expected = gated_attention(q, k, v, gate_q, gate_k, BUDGET, bias=gate.bias, scale=0.7, normalize=True)
     torch.testing.assert_close(teaching_attention(q, k, v, gate, BUDGET, scale=0.7), expected, atol=1e-5, rtol=1e-5)
 
 
@@ -48,7 +49,7 @@ def test_the_gate_gets_a_gradient_and_inputs_get_that_of_attention():
     weights = torch.randn(q.shape)
     found = torch.autograd.grad((teaching_attention(q, k, v, gate, BUDGET, scale=0.7) * weights).sum(), [v])
     gate_q, gate_k = gate.queries(q).detach(), gate.keys(k).detach()
-    plain = gated_attention(q, k, v, gate_q, gate_k, BUDGET, bias=gate.bias.detach(), scale=0.7)
+    plain = gated_attention(q, k, v, gate_q, gate_k, BUDGET, bias=gate.bias.detach(), scale=0.7, normalize=True)
     torch.testing.assert_close(found, torch.autograd.grad((plain * weights).sum(), [v]), atol=1e-5, rtol=1e-5)
     (teaching_attention(q, k, v, gate, BUDGET, scale=0.7) * weights).sum().backward()
     for name, parameter in gate.named_parameters():

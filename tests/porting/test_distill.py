@@ -118,7 +118,9 @@ def test_texts_depend_on_step_and_seed_alone():
 @pytest.mark.parametrize(("change", "message"), [
     ({"width": 0}, "width must be at least 1, not 0"),
     ({"lr": 2.0}, "lr must lie between 0 and 1, not 2.0"),
-    ({"sub": 3}, "sub must divide the block of 16 keys, 3 does not"),
+    ({"sub": 3}, "a sub that divides the block of 16 keys, not 3"),
+    ({"shapes": {2: (8, 5)}}, "a sub that divides the block of 16 keys, not 5"),
+    ({"shapes": {2: (0, 4)}}, "a width of at least 1, not 0"),
 ])  # fmt: skip
 def test_bad_settings_are_refused(change, message):
     with pytest.raises(UsageError, match=message):

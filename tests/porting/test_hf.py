@@ -22,6 +22,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 import tuili
 from tuili.attention.cache import GatePool
 from tuili.attention.gate import Gate
+from tuili.attention.pooled import MeanPool
 from tuili.attention.select import Budget
 from tuili.errors import InputError, UsageError
 from tuili.porting.hf import NAME, port, report, unport
@@ -246,12 +247,12 @@ class TestPooled:
 
     def test_steps_pool_only_what_is_new(self, pooled, tokens, monkeypatch):
         seen = []
-        original = GatePool.grow
+        original = MeanPool.means
         monkeypatch.setattr(
-            GatePool, "grow", lambda pool, *args: (seen.append(pool.num_keys), original(pool, *args))[1]
+            MeanPool, "means", lambda pool, *args: (seen.append(pool.num_blocks), original(pool, *args))[1]
         )
         in_chunks(pooled, tokens(1, 121), (120, 1))
-        assert seen[-2:] == [116, 116]
+        assert seen == [0, 116 // 8]
 
     def test_gradients_flow_through_means(self, make_decoder, tokens):
         decoder, ids = port(make_decoder("llama"), TOP), tokens(1, 120)
@@ -321,8 +322,8 @@ class TestCache:
         )
         for padding in (None, mask):
             in_chunks(decoder, ids, (120, 1), padding)
-        assert pooled[:6] == [0, 0, 0, 120, 120, 120]
-        assert pooled[-6:] == [129, 99] * 3 and pooled.count(0) == 3 + 2 * 3
+        assert pooled[:6] == [0, 0, 0, 120 // 16, 120 // 16, 120 // 16]
+        assert pooled[-6:] == [129 // 16, 99 // 16] * 3 and pooled.count(0) == 3 + 2 * 3
 
     def test_nothing_is_kept_once_a_cache_is_gone(self, make_decoder, tokens):
         decoder, cache = port(make_decoder("llama"), SMALL), DynamicCache()
