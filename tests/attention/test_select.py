@@ -282,6 +282,21 @@ def test_memory_per_piece_is_bounded() -> None:
             assert work.chunk_tokens(3) * scored <= 1.1 * module.CHUNK_ELEMENTS
 
 
+@pytest.mark.parametrize("beam", [None, 3])
+def test_blocks_of_padding_in_every_row_take_no_memory(beam: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    scored, best = [], module._Selection._best
+
+    def counted(self: Any, z: torch.Tensor, *rest: Any) -> torch.Tensor:
+        scored.append(z.shape[-1])
+        return best(self, z, *rest)
+
+    monkeypatch.setattr(module._Selection, "_best", counted)
+    gate_q, gate_k = draw(1, 2, 5, 1, 2, 4), draw(2, 2, 300, 1, 4)
+    start = torch.tensor([265, 271])
+    select(gate_q, gate_k, Budget(block=1, keep=9, beam=beam), num_keys=300, start=start)
+    assert scored == [300 - 4 + 1 - 266]
+
+
 def test_the_log_gate_is_zero_on_blocks_that_are_always_kept() -> None:
     budget = Budget(block=4, keep=8, sink=1, local=2)
     gate_q, gate_k, bias = torch.randn(2, 60, 2, 3, 4), torch.randn(2, 30, 2, 4), torch.randn(2)

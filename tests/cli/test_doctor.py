@@ -2,6 +2,7 @@ import re
 
 import pytest
 
+from tuili.attention import native
 from tuili.cli import doctor
 
 
@@ -55,6 +56,14 @@ def test_a_damaged_model_fails(home, tuili):
     (folder / "tuili.json").write_text("{}")
     shown = tuili("doctor", "--json")
     assert shown.code == 1 and statuses(shown)["models"] == "fail"
+
+
+@pytest.mark.parametrize("level", range(len(native.SHOWN)))
+def test_the_kernels_level_is_named(level, monkeypatch):
+    monkeypatch.delenv(native.VARIABLE, raising=False)
+    monkeypatch.setattr(native, "load", lambda: native.Library(None, level))
+    check = doctor.check_kernel()
+    assert check.status == "ok" and check.detail == f"compiled, {native.SHOWN[level]}"
 
 
 def test_a_home_that_can_not_be_written_fails(tmp_path, monkeypatch, tuili):

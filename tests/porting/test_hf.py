@@ -22,9 +22,11 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 import tuili
 from tuili.attention.cache import GatePool
 from tuili.attention.gate import Gate
+from tuili.attention.offset import kept_log_mass
 from tuili.attention.pooled import MeanPool
-from tuili.attention.select import Budget
+from tuili.attention.select import Budget, select
 from tuili.errors import InputError, UsageError
+from tuili.porting.forward import PortedLayer
 from tuili.porting.hf import NAME, port, report, unport
 from tuili.porting.layers import Dense, LayerPlan, Pooled, Sparse
 
@@ -269,6 +271,57 @@ class TestPooled:
         assert top.num_keys == 2 * (23 * 24 // 2 + late)
 
 
+class TestBlocks:
+    """What the hook `on_blocks` is given."""
+
+    def watched(self, decoder, ids, layer=1, **inputs):
+        seen, attention = [], decoder.model.layers[layer].self_attn
+        ported = next(each for each in attention.modules() if isinstance(each, PortedLayer))
+        ported.on_blocks = lambda *what: seen.append(what)
+        result = logits(decoder, ids, **inputs)
+        ported.on_blocks = None
+        return result, seen
+
+    def test_watching_changes_nothing_and_shows_the_late_tokens(self, decoder, tokens):
+        ids = tokens(2, 200)
+        expected = logits(port(decoder, SMALL), ids)
+        if report(decoder).layers[1].kind != "sparse":
+            assert not self.watched(decoder, ids)[1]
+            return
+        result, [(blocks, first, num_keys)] = self.watched(decoder, ids)
+        close(result, expected)
+        assert blocks.shape[:2] == (2, 160) and blocks.shape[3] == 5 and (first, num_keys) == (40, 200)
+        own = torch.arange(40, 200) // 16
+        assert (blocks[..., 0] == 0).all() and (blocks.amax(-1) == own[:, None]).all()
+        assert not self.watched(decoder, ids[:, :40])[1], "the first tokens read every key"
+
+    def test_the_blocks_are_chosen_by_int8_scores_less_what_is_spent_on_the_kept_keys(self, make_decoder, tokens):
+        decoder, ids, given = port(make_decoder("llama"), SMALL), tokens(1, 200), []
+        attention = decoder.model.layers[1].self_attn
+        ported = next(each for each in attention.modules() if isinstance(each, PortedLayer))
+        hook = ported.register_forward_pre_hook(lambda _, args: given.append(args))
+        _, [(blocks, _, _)] = self.watched(decoder, ids)
+        hook.remove()
+        _, q, k, _, _, scale = given[0]
+        late, budget = q[:, :, 40:], SMALL.default.budget
+        positions = torch.arange(40, 200)
+        offset = kept_log_mass(late, k, positions, budget, scale=scale, num_gate_queries=3)
+        gate_q = (late * scale).unflatten(1, (2, 3)).permute(0, 3, 1, 2, 4)
+        gate_k = GatePool(budget.block, SMALL.default.sub).grow(k)
+        expected, plain = (select(gate_q, gate_k, budget, num_keys=200, offset=each) for each in (offset, None))
+        assert (blocks != expected).any(-1).float().mean() <= 0.01
+        assert (blocks != plain).any(-1).float().mean() > 0.05
+
+    def test_steps_show_the_blocks_of_a_prefill(self, make_decoder, tokens):
+        decoder, ids = port(make_decoder("llama"), SMALL), tokens(1, 150)
+        _, [(whole, _, _)] = self.watched(decoder, ids)
+        cache = DynamicCache(config=decoder.config)
+        logits(decoder, ids[:, :130], past_key_values=cache)
+        for at in range(130, 150):
+            _, [(blocks, first, num_keys)] = self.watched(decoder, ids[:, at : at + 1], past_key_values=cache)
+            assert (first, num_keys) == (at, at + 1) and torch.equal(blocks[:, 0], whole[:, at - 40])
+
+
 class TestCache:
     @pytest.mark.parametrize("beams", [1, 3])
     def test_generation_is_the_same_with_and_without_a_cache(self, decoder, tokens, beams):
@@ -322,8 +375,8 @@ class TestCache:
         )
         for padding in (None, mask):
             in_chunks(decoder, ids, (120, 1), padding)
-        assert pooled[:6] == [0, 0, 0, 120 // 16, 120 // 16, 120 // 16]
-        assert pooled[-6:] == [129 // 16, 99 // 16] * 3 and pooled.count(0) == 3 + 2 * 3
+        assert pooled[:6] == [0, 0, 0, 7, 7, 7]
+        assert pooled[-6:] == [8, 6] * 3 and pooled.count(0) == 3 + 2 * 3
 
     def test_nothing_is_kept_once_a_cache_is_gone(self, make_decoder, tokens):
         decoder, cache = port(make_decoder("llama"), SMALL), DynamicCache()

@@ -7,7 +7,7 @@ from tuili.errors import InputError, UsageError
 from tuili.porting.layers import Dense, LayerPlan, Pooled, Sparse, sandwich
 
 PLAN = LayerPlan(
-    default=Sparse(budget=Budget(block=8, keep=9, coverage=0.9), sub=2),
+    default=Sparse(budget=Budget(block=8, keep=9, coverage=0.9, beam=4), sub=2),
     layers={5: Dense(window=64, past=128, sink=4), 0: Dense(), 7: Pooled(block=8, window=20, sink=0)},
     crossover=100,
 )
@@ -85,6 +85,8 @@ def change(path, value):
         (change(["default", "kind"], ["dense"]), "needs a 'kind'"),
         (change(["default", "extra"], 1), "exactly the keys"),
         (change(["default", "budget"], None), "budget of 'default' must be an object"),
+        (change(["default", "budget", "selector"], "tree"), "exactly the keys"),
+        (change(["default", "budget", "beam"], "many"), "value of a wrong type"),
         (change(["default", "budget", "keep"], "many"), "value of a wrong type"),
         (change(["default", "budget", "coverage"], "much"), "value of a wrong type"),
     ],

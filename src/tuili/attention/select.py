@@ -275,13 +275,12 @@ class _Selection:
         prior: Tensor | None,
         penalty: float,
     ) -> Tensor:
-        num_queries, groups, num_gate_queries = gate_q.shape[1:4]
-        q_BGTe = gate_q.float().transpose(1, 2).flatten(2, 3)
-        dots_BGTJ = q_BGTe @ self.keys_BGJse[:, :, :last].flatten(2, 3).transpose(-1, -2)
-        dots_BGTQJ = dots_BGTJ.view(-1, groups, num_queries, num_gate_queries, last, self.per_block).amax(5)
-        z_BGTJ = _less(dots_BGTQJ, offset).amax(3)
-        z_BGTJ = z_BGTJ + self.bias_G[:, None, None]
-        at_J = torch.arange(last, device=gate_q.device)
+        first = min(int(self.first_B.min()), last - 1)
+        q_BGTQe = gate_q.float().transpose(1, 2)
+        dots_BGTJ = q_BGTQe.flatten(2, 3) @ self.keys_BGJse[:, :, first:last].flatten(2, 3).transpose(-1, -2)
+        dots_BGTQJ = dots_BGTJ.unflatten(3, (last - first, self.per_block)).amax(4).unflatten(2, q_BGTQe.shape[2:4])
+        z_BGTJ = _less(dots_BGTQJ, offset).amax(3) + self.bias_G[:, None, None]
+        at_J = torch.arange(first, last, device=gate_q.device)
         return self._best(z_BGTJ, at_J.expand_as(z_BGTJ), end_T, prior, penalty)
 
     def _opened(
