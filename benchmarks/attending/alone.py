@@ -1,4 +1,4 @@
-"""Attention alone: one layer as shipped, selection included, against SDPA and FlexAttention."""
+"""Attention alone: three layers as shipped, selection included, against SDPA and FlexAttention."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
-from attending.inputs import one_layer
+from attending.inputs import some_layers
 from attending.timing import alternate, seconds, speedup
 from runner import Options, Result, say
 
 DTYPES = ("fp32", "bf16")
 TARGETS = {8: 3.0, 16: 6.0, 32: 12.0}
-ROUNDS = {4: 7, 8: 7, 16: 3, 32: 1, 64: 1}
+ROUNDS = {4: 5, 8: 5, 16: 3, 32: 1, 64: 1}
 TILE = 128
 
 
@@ -23,13 +23,14 @@ def alone(options: Options) -> Iterator[Result]:
     if not any(wanted.values()):
         return
     longest = max(max(each, default=0) for each in wanted.values())
-    say(f"  a layer's queries and keys for {longest}k tokens of text")
-    module, inputs = one_layer(longest * 1024)
+    say(f"  three layers' queries and keys for {longest}k tokens of text")
+    layers = some_layers(longest * 1024)
     flex = flex_attention()
     for dtype, chosen in wanted.items():
         for place, length in enumerate(chosen):
             say(f"  attention over {length}k tokens, {dtype}")
-            yield from _length(module, _first(inputs, length, dtype), f"attention.{length}k.{dtype}", flex, place == 0)
+            some = [(module, _first(inputs, length, dtype)) for module, inputs in layers]
+            yield from _length(some, f"attention.{length}k.{dtype}", flex, place == 0)
 
 
 def _first(inputs: Sequence[Any], length: int, dtype: str) -> list[Any]:
@@ -40,32 +41,36 @@ def _first(inputs: Sequence[Any], length: int, dtype: str) -> list[Any]:
     return [x[:, :, : length * 1024].transpose(1, 2).to(to).contiguous().transpose(1, 2) for x in inputs]
 
 
-def _length(
-    module: Any, inputs: Sequence[Any], name: str, flex: Callable[..., Any] | None, is_first: bool
-) -> Iterator[Result]:
+Layers = Sequence[tuple[Any, Sequence[Any]]]
+
+
+def _length(layers: Layers, name: str, flex: Callable[..., Any] | None, is_first: bool) -> Iterator[Result]:
     import torch
 
-    q, k, v = inputs
-    layer, length = module.tuili, k.shape[2] // 1024
+    num_keys = layers[0][1][1].shape[2]
+    length = num_keys // 1024
+    sdpa = partial(torch.nn.functional.scaled_dot_product_attention, is_causal=True, enable_gqa=True)
     sides: dict[str, Callable[[], Any]] = {
-        "dense": partial(torch.nn.functional.scaled_dot_product_attention, q, k, v, is_causal=True, enable_gqa=True),
-        "tuili": partial(layer, module, q, k, v, None, module.scaling),
+        "dense": lambda: [sdpa(*inputs) for _, inputs in layers],
+        "tuili": lambda: [module.tuili(module, *inputs, None, module.scaling) for module, inputs in layers],
     }
     if flex is not None:
-        sides["flex"] = partial(flex, q, k, v)
+        sides["flex"] = lambda: [flex(*inputs) for _, inputs in layers]
     with torch.no_grad():
         found = alternate(sides, ROUNDS[length], warm_up=is_first or ROUNDS[length] > 1)
     yield from speedup(name, found, target=TARGETS.get(length))
     yield seconds(f"{name}.tuili.time", found["tuili"])
     if flex is not None:
         yield from speedup(f"{name}.flex", found, peer="flex", shown="FlexAttention")
-    budget = layer.entry.budget
-    yield Result(f"{name}.ceiling", max(1.0, k.shape[2] / 2 / (budget.keep * budget.block)), "x", None, 1)
-    yield from _selection(module, inputs, name)
+    kept = sum(budget.keep * budget.block for module, _ in layers for budget in (module.tuili.entry.budget,))
+    yield Result(f"{name}.ceiling", max(1.0, num_keys / 2 * len(layers) / kept), "x", None, 1)
+    spent = [each for module, inputs in layers if (each := _selection(module, inputs)) is not None]
+    if spent:
+        yield Result(f"{name}.selection.time", sum(spent), "s", None, 3)
 
 
-def _selection(module: Any, inputs: Sequence[Any], name: str) -> Iterator[Result]:
-    """Yield what choosing blocks takes: the late tokens' call less attention over the blocks it chose."""
+def _selection(module: Any, inputs: Sequence[Any]) -> float | None:
+    """Return what choosing blocks takes: the late tokens' call less attention over the blocks it chose, in seconds."""
     import torch
 
     from tuili.attention.kernels import sparse_attention
@@ -85,14 +90,14 @@ def _selection(module: Any, inputs: Sequence[Any], name: str) -> Iterator[Result
         finally:
             forward.gated_attention = gated
         if not calls:  # all tokens lie before the crossover
-            return
+            return None
         args, keywords = calls[0]
         _, blocks = gated(*args, **{**keywords, "return_blocks": True})
         budget = module.tuili.entry.budget
         attend = partial(sparse_attention, *args[:3], blocks, block=budget.block, scale=module.scaling)
         sides = {"both": partial(gated, *args, **keywords), "attend": attend}
         found = alternate(sides, 3, warm_up=True)
-    yield Result(f"{name}.selection.time", max(0.0, found["both"].median - found["attend"].median), "s", None, 3)
+    return max(0.0, found["both"].median - found["attend"].median)
 
 
 # -- FlexAttention -------------------------------------------------------------------------------

@@ -8,13 +8,13 @@ from typing import Any
 
 MODEL = "smollm2-135m"
 SOURCES = ("tarfile.py", "argparse.py", "inspect.py", "typing.py", "subprocess.py", "threading.py", "ast.py")
-LAYER = 5  # its gate costs what the median gate of the shipped adapter costs
+LAYERS = (5, 15, 23)  # an early, a middle and a late one: their gates and budgets differ
 NEAR = 4096
 SINK = 16
 
 
 class _CapturedError(Exception):
-    """The layer was reached; the ones above are not run."""
+    """The last layer was reached; the ones above are not run."""
 
 
 def decoder(dtype: str) -> Any:
@@ -43,11 +43,11 @@ def text_ids(length: int) -> Any:
     return ids[:, :length]
 
 
-def one_layer(length: int) -> tuple[Any, Any]:
-    """Return a layer of the ported model with its attention module, and its float32 inputs (q, k, v) for real text.
+def some_layers(length: int) -> list[tuple[Any, tuple[Any, ...]]]:
+    """Return the attention modules of LAYERS in the ported model, each with its float32 inputs (q, k, v) for real text.
 
-    The layers below read every key up to 4,096 tokens, then the first 16 and the last 4,096, for time. So what the
-    layer reads is the model's own up to there, and like it past that.
+    Every layer reads every key up to 4,096 tokens, then the first 16 and the last 4,096, for time. So what is captured
+    is the model's own up to there, and like it past that.
     """
     import torch
 
@@ -55,19 +55,21 @@ def one_layer(length: int) -> tuple[Any, Any]:
     from tuili.porting.layers import Dense, LayerPlan
 
     model = decoder("fp32")
-    module = model.model.layers[LAYER].self_attn
+    modules = [model.model.layers[index].self_attn for index in LAYERS]
     tuili.port(model, LayerPlan(default=Dense(window=NEAR, past=NEAR, sink=SINK)))
-    held: list[Any] = []
+    held: list[tuple[Any, ...]] = []
 
     def capture(_: Any, inputs: tuple[Any, ...]) -> None:
-        held.extend(each.clone() for each in inputs[1:4])
-        raise _CapturedError
+        held.append(tuple(each.clone() for each in inputs[1:4]))
+        if len(held) == len(modules):
+            raise _CapturedError
 
-    module.tuili.register_forward_pre_hook(capture)
+    for module in modules:
+        module.tuili.register_forward_pre_hook(capture)
     try:
         with torch.no_grad():
             model.model(text_ids(length), use_cache=False)
     except _CapturedError:
         tuili.unport(model)
     tuili.port(model)
-    return module, tuple(held)
+    return list(zip(modules, held, strict=True))
