@@ -66,19 +66,21 @@ class BlockPool:
         """Forget everything and free the memory."""
         self.num_blocks, self._parts = 0, []
 
-    def _grow(self, num_keys: int, of_new: Callable[[slice], Sequence[Tensor]]) -> list[Tensor]:
-        """Return what is kept of the whole blocks of `num_keys` keys; `of_new` makes it for a slice of new keys.
+    def _grow(self, k: Tensor, of_new: Callable[[slice], Sequence[Tensor]]) -> list[Tensor]:
+        """Return what is kept of the whole blocks of keys [B, G, N, d]; `of_new` makes it for a slice of new keys.
 
         Views that later calls overwrite. No gradient.
 
         Raises:
             InputError: there are fewer keys than were pooled, or what is new has another shape.
         """
-        begin, end = self.num_blocks, num_keys // self.block
+        begin, end = self.num_blocks, k.shape[2] // self.block
         if end < begin:
             raise InputError(
-                f"the pool covers {begin * self.block} keys, the key cache {num_keys}; crop the pool as well"
+                f"the pool covers {begin * self.block} keys, the key cache {k.shape[2]}; crop the pool as well"
             )
+        if 0 < begin == end and self._fits(k):
+            return [part[:, :end] for part in self._parts]
         with torch.no_grad():
             fresh = of_new(slice(begin * self.block, end * self.block))
             olds = self._parts if begin else [None] * len(fresh)
@@ -87,6 +89,10 @@ class BlockPool:
                 buffer[:, begin:end] = part
         self.num_blocks = end
         return [part[:, :end] for part in self._parts]
+
+    def _fits(self, k: Tensor) -> bool:
+        batch, _, groups = self._parts[-1].shape[:3]
+        return (batch, groups, self._parts[-1].device) == (*k.shape[:2], k.device)
 
     def _room(self, old: Tensor | None, new: Tensor, end: int) -> Tensor:
         """Return the buffer of one part, made longer if `end` blocks do not fit into it."""
@@ -137,7 +143,7 @@ class GatePool(BlockPool):
             new = quantize(gate_keys(k[:, :, keys], w_k, self.sub), per_block, self.sub)
             return new.values.unflatten(1, (-1, per_block)), new.scale, new.means, new.mean_scale
 
-        values, scale, means, mean_scale = self._grow(k.shape[2], of_new)
+        values, scale, means, mean_scale = self._grow(k, of_new)
         return GateKeys(values.flatten(1, 2), scale, means, mean_scale, self.sub)
 
 

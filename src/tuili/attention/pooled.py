@@ -43,7 +43,7 @@ class MeanPool(BlockPool):
             num_blocks = (keys.stop - keys.start) // self.block
             return [_means(x[:, :, keys], 0, self.block, num_blocks).transpose(1, 2) for x in (k, v)]
 
-        mean_k, mean_v = self._grow(k.shape[2], of_new)
+        mean_k, mean_v = self._grow(k, of_new)
         return mean_k.transpose(1, 2), mean_v.transpose(1, 2)
 
 
