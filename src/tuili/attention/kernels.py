@@ -261,7 +261,7 @@ class _Call:
         problem.block, problem.keep, problem.sink, problem.local = budget.block, budget.keep, budget.sink, budget.local
         if isinstance(gate_k, GateKeys):
             problem.gate_is_int8, problem.sub = 1, gate_k.sub
-            for name in ("means", "mean_scale"):
+            for name in ("means", "mean_scale") if budget.beam else ():
                 setattr(problem, name, self.hold(getattr(gate_k, name).contiguous()))
             problem.gate_scale, gate_k = self.hold(gate_k.scale.contiguous()), gate_k.values
         else:

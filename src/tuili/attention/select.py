@@ -196,9 +196,8 @@ class _Selection:
         start: Tensor | None,
     ) -> None:
         self.budget = budget
-        self.is_int8, means = isinstance(gate_k, GateKeys), None
+        given, self.is_int8 = gate_k, isinstance(gate_k, GateKeys)
         if isinstance(gate_k, GateKeys):
-            means = gate_k.mean_floats().transpose(1, 2)
             self.per_block, gate_k = budget.block // gate_k.sub, gate_k.floats()
         else:
             self.per_block = budget.block // sub_block(num_keys, gate_k.shape[1], budget.block)
@@ -209,7 +208,9 @@ class _Selection:
         self.bias_G = torch.zeros(groups, device=gate_k.device) if bias is None else bias.float()
         self.start_B = torch.zeros(batch, dtype=torch.int64, device=gate_k.device) if start is None else start.long()
         self.first_B = self.start_B // budget.block + budget.sink
-        self.means_BGJe = self.keys_BGJse.mean(3) if means is None else means
+        if budget.beam is not None:
+            means_BGJe = given.mean_floats().transpose(1, 2) if isinstance(given, GateKeys) else None
+            self.means_BGJe = self.keys_BGJse.mean(3) if means_BGJe is None else means_BGJe
 
     def chunk_tokens(self, num_gate_queries: int) -> int:
         """Return how many query tokens to take at a time."""
