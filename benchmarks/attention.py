@@ -15,6 +15,10 @@ from runner import Options, Result, run, say
 
 def measure(options: Options) -> Iterator[Result]:
     """Yield every result that is asked for."""
+    from tuili.runtime import keep_memory
+
+    kept = "is" if keep_memory() else "is not, as the C library or the environment has it,"
+    say(f"memory of freed tensors {kept} reused, on all sides")
     if options.test is not None:
         say("--test changes nothing here: this is speed alone; benchmarks/port_quality.py reads texts")
     if options.wants("attention."):

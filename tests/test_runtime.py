@@ -1,4 +1,5 @@
 import os
+import platform
 import random
 import subprocess
 import sys
@@ -47,8 +48,40 @@ def test_threads_are_one_per_cpu_unless_the_environment_says_otherwise():
     assert one.stdout.split()[0] == "1"
 
 
+REUSES = """
+import resource
+from tuili import runtime
+
+torch = runtime.import_torch()
+def faults(mib):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.zeros(mib << 18).add_(1)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+print(faults(128), faults(64))
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
+def test_memory_of_freed_tensors_is_reused_unless_the_environment_says_otherwise():
+    def run(**variables):
+        code = [sys.executable, "-c", REUSES]
+        shown = subprocess.run(code, capture_output=True, text=True, check=True, env=_env() | variables).stdout
+        return [int(count) for count in shown.split()]
+
+    first, again = run()
+    assert again < first / 20
+    first, again = run(MALLOC_MMAP_THRESHOLD_="1000000")
+    assert again > first / 3
+
+
+def test_memory_is_left_alone_where_the_environment_decides(monkeypatch):
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.check=0")
+    assert runtime.keep_memory() is False
+
+
 def _env():
-    return {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    ours = ("OMP_NUM_THREADS", *runtime.MALLOC_VARIABLES)
+    return {name: value for name, value in os.environ.items() if name not in ours}
 
 
 def test_device_and_dtype_on_a_cpu():

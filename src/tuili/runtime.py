@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
     import torch
 
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
+KEPT_TENSOR_BYTES, KEPT_BYTES = 1 << 30, (1 << 31) - 1
+MALLOC_VARIABLES = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES")
 CPU_QUOTA_FILE = Path("/sys/fs/cgroup/cpu.max")
 REPORTED_PACKAGES = (
     "tuili",
@@ -41,21 +44,38 @@ REPORTED_PACKAGES = (
 
 @functools.cache
 def import_torch() -> ModuleType:
-    """Return torch, imported on the first call with one thread per usable CPU.
+    """Return torch, imported on the first call with one thread per usable CPU and freed memory kept (`keep_memory`).
 
-    `OMP_NUM_THREADS` wins over our count, and a program that imported torch itself keeps its own.
+    `OMP_NUM_THREADS` wins over our count, and a program that imported torch itself keeps its threads and its memory.
 
     Raises:
         DependencyError: torch is not installed.
     """
-    is_ours = "torch" not in sys.modules and "OMP_NUM_THREADS" not in os.environ
+    is_ours = "torch" not in sys.modules
     try:
         import torch
     except ImportError as error:
         raise DependencyError("torch", "models", "running a model") from error
     if is_ours:
+        keep_memory()
+    if is_ours and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(num_cpus())
     return torch
+
+
+def keep_memory() -> bool:
+    """Have this process reuse the memory of freed tensors, up to 2 GiB; return whether that is so.
+
+    By default the C library gives every large tensor's memory back to the system, which hands it out anew page by page:
+    in a long prefill on a CPU that takes up to a third of the time. Works with glibc (2.36 tried); elsewhere, and where
+    the environment sets `MALLOC_MMAP_THRESHOLD_`, `MALLOC_TRIM_THRESHOLD_` or `GLIBC_TUNABLES`, it changes nothing.
+    """
+    if any(name in os.environ for name in MALLOC_VARIABLES) or platform.libc_ver()[0] != "glibc":
+        return False
+    import ctypes
+
+    mallopt = ctypes.CDLL(None).mallopt
+    return bool(mallopt(M_MMAP_THRESHOLD, KEPT_TENSOR_BYTES) and mallopt(M_TRIM_THRESHOLD, KEPT_BYTES))
 
 
 def num_cpus() -> int:

@@ -66,6 +66,40 @@ def close(found: Tensor, expected: Tensor) -> None:
         torch.testing.assert_close(found.double(), expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+class TestWindowAttention:
+    @pytest.mark.parametrize(
+        ("num_keys", "num_queries", "window", "sink"),
+        [
+            *((1, 1, 1, 0), (100, 100, 7, 0), (100, 40, 33, 5), (300, 300, 64, 20), (50, 50, 200, 3)),
+            *((333, 1, 40, 17), (64, 64, 1, 0), (200, 200, 16, 16), (200, 150, 50, 170), (90, 90, 90, 90)),
+        ],
+    )
+    def test_equals_dense_attention_under_a_mask(
+        self, level: int, num_keys: int, num_queries: int, window: int, sink: int, dtype: torch.dtype
+    ) -> None:
+        q, k, v = inputs(num_keys, 2, 3, 24, num_queries=num_queries, dtype=dtype)
+        at, key = torch.arange(num_keys - num_queries, num_keys)[:, None], torch.arange(num_keys)
+        mask = (key <= at) & ((key > at - window) | (key < sink))
+        wide = [x.double() for x in (q, k, v)]
+        expected = scaled_dot_product_attention(*wide, mask, scale=0.2, enable_gqa=True)
+        close(kernels.window_attention(q, k, v, window=window, sink=sink, scale=0.2), expected)
+
+    @pytest.mark.parametrize("sizes", [{"window": 0}, {"window": -1}, {"window": 4, "sink": -1}])
+    def test_a_window_without_keys_is_refused(self, level: int, dtype: torch.dtype, sizes: dict[str, int]) -> None:
+        with pytest.raises(UsageError, match="a window must hold at least 1 key"):
+            kernels.window_attention(*inputs(8, 1, 1, 8, dtype=dtype), **sizes)
+
+    def test_what_is_not_compiled_is_refused(self, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
+        q, k, v = inputs(8, 1, 1, 8, dtype=dtype)
+        with pytest.raises(UsageError, match="so no window"):
+            kernels.window_attention(q.detach().requires_grad_(), k, v, window=4)
+        monkeypatch.setenv("TUILI_KERNEL", "torch")
+        assert not kernels.is_compiled(q, k, v)
+        with pytest.raises(UsageError, match=r"TUILI_KERNEL is torch; .* so no window"):
+            kernels.window_attention(q, k, v, window=4)
+
+
 class TestSparseAttention:
     @pytest.mark.parametrize("num_keys", LENGTHS)
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

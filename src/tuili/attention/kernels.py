@@ -78,6 +78,43 @@ def sparse_attention(
     return out
 
 
+def window_attention(
+    q: Tensor, k: Tensor, v: Tensor, *, window: int, sink: int = 0, scale: float | None = None
+) -> Tensor:
+    """Return softmax attention over the last `window` keys of each token and the first `sink`: [B, H, T, d].
+
+    By the compiled kernel alone, which `is_compiled` tells of; no gradient. Time O(T (window + sink) d).
+
+    Args:
+        q, k, v, scale: as for `sparse_attention`.
+        window: keys a token reads, itself included, at least 1.
+        sink: first keys that every token reads besides.
+
+    Raises:
+        InputError: shapes, dtypes or devices do not fit.
+        UsageError: window, sink or scale are out of their bounds, or the compiled kernel does not run here.
+    """
+    scale = _check(q, k, v, None, scale)
+    if window < 1 or sink < 0:
+        raise UsageError(f"a window must hold at least 1 key and a sink 0, not {window} and {sink}")
+    if not is_compiled(q, k, v):
+        raise UsageError(f"{available()}; so no window of {q.dtype} is read on {q.device}")
+    num_keys = k.shape[2]
+    window, sink = min(window, num_keys), min(sink, num_keys)
+    call = _Call(num_keys, None)
+    call.problem.window, call.problem.window_sink, call.problem.block = window, sink, native.STRIP
+    # a window or sink of n keys may begin inside a strip
+    call.problem.keep = -(-window // native.STRIP) + 1 + -(-sink // native.STRIP)
+    out = call.attend(q, k, v, scale)
+    call.run()
+    return out
+
+
+def is_compiled(q: Tensor, k: Tensor, v: Tensor) -> bool:
+    """Return whether the compiled kernel attends for these: on this machine, of a dtype it has, without a gradient."""
+    return _attends_compiled(q, k, v, native.STRIP)
+
+
 def select_blocks(  # noqa: PLR0913
     gate_q: Tensor,
     gate_k: Tensor | GateKeys,

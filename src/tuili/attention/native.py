@@ -33,7 +33,7 @@ class Problem(ctypes.Structure):
         *((name, ctypes.c_int64) for name in "batch groups heads_per_group queries keys dim".split()),
         *((name, ctypes.c_int64) for name in "block keep sink local gate_queries gate_dim sub beam".split()),
         *((name, ctypes.c_int64) for name in "is_bf16 gate_is_bf16 gate_is_int8".split()),
-        *((name, ctypes.c_int64) for name in "selects attends normalizes threads".split()),
+        *((name, ctypes.c_int64) for name in "selects attends normalizes threads window window_sink".split()),
         *((name, ctypes.c_int64 * 3) for name in "q_stride k_stride v_stride out_stride".split()),
         ("gate_q_stride", ctypes.c_int64 * 4),
         ("gate_k_stride", ctypes.c_int64 * 3),

@@ -56,7 +56,7 @@ class Options:
     help="Pieces to choose by, and as many to check by, if the texts hold as many.",
 )
 @click.option(
-    "--crossover", type=click.IntRange(min=0), metavar="N", help="Tokens before this one read every key; default: 2048."
+    "--crossover", type=click.IntRange(min=0), metavar="N", help="Tokens before this one read every key; default: 1024."
 )
 @click.option(
     "--adapter", metavar="FILE", help='Gates that `tuili distill` made, or "shipped"; default: training-free.'

@@ -1,4 +1,4 @@
-"""Dense and windowed attention through the library's own SDPA path, causal and linear in memory.
+"""Dense and windowed attention, causal and linear in memory: the library's own SDPA path, or the compiled kernel.
 
 Letters in shapes: see `tuili.attention`.
 """
@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from tuili.attention.kernels import is_compiled, window_attention
 
 CHUNK_TOKENS = 1024
 
@@ -25,8 +27,8 @@ def dense_attention(
 ) -> Tensor:
     """Return the attention of the last T of N tokens over the keys up to each: [B, T, H, d].
 
-    Without padding and window this is one call of the library's SDPA; else queries go in chunks, each over the keys
-    it can see, so that memory stays linear, and with a window time as well.
+    Without padding and window this is one call of the library's SDPA, with a window alone one of the compiled kernel;
+    else queries go in chunks, each over the keys it can see, so that memory stays linear, and with a window time too.
 
     Args:
         module: the attention module, from which the library reads its number of groups.
@@ -44,6 +46,8 @@ def dense_attention(
         window = None
     if valid is None and window is None and num_queries in (1, num_keys):
         return sdpa(module, q, k, v, None, scaling=scale, is_causal=True)[0]
+    if valid is None and window is not None and is_compiled(q, k, v):
+        return window_attention(q, k, v, window=window, sink=sink, scale=scale).transpose(1, 2)
     parts = []
     for begin in range(0, num_queries, CHUNK_TOKENS):
         q_BHtd = q[:, :, begin : begin + CHUNK_TOKENS]

@@ -153,16 +153,22 @@ class PortedLayer(nn.Module):
         first = num_keys - q.shape[2]
         near = min(max(self._num_near() - first, 0), q.shape[2])
         self._count(first, num_keys, near, len(k))
+        teaches = self.teaches and torch.is_grad_enabled()
+        if near < q.shape[2] and self._keeps_all_near() and not teaches:
+            return self._read_far(module, q, k, v, scale, pool, near)
         parts = []
         if near:
             end = first + near
             parts.append(dense_attention(module, q[:, :, :near], k[:, :, :end], v[:, :, :end], scale=scale))
         if near < q.shape[2]:
-            read = self._teach if self.teaches and torch.is_grad_enabled() else self._read_far
+            read = self._teach if teaches else self._read_far
             parts.append(read(module, q[:, :, near:], k, v, scale, pool))
-        return torch.cat(parts, dim=1)
+        return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
 
-    def _read_far(self, module: nn.Module, q: Tensor, k: Tensor, v: Tensor, scale: float, pool: BlockPool) -> Tensor:
+    def _read_far(
+        self, module: nn.Module, q: Tensor, k: Tensor, v: Tensor, scale: float, pool: BlockPool, near: int = 0
+    ) -> Tensor:
+        """Return the attention by the plan; the first `near` queries are tokens that keep every block."""
         entry = self.entry
         if isinstance(entry, Pooled):
             return self._read_pooled(q, k, v, scale, pool, entry)
@@ -179,7 +185,7 @@ class PortedLayer(nn.Module):
         if budget.coverage is not None:
             self.tally.num_keys -= _spared(blocks_BTGK, k.shape[2], budget)
         if self.on_blocks is not None:
-            self.on_blocks(blocks_BTGK, k.shape[2] - q.shape[2], k.shape[2])
+            self.on_blocks(blocks_BTGK[:, near:], k.shape[2] - q.shape[2] + near, k.shape[2])
         return out_BHTd.transpose(1, 2)
 
     def _read_pooled(self, q: Tensor, k: Tensor, v: Tensor, scale: float, pool: BlockPool, entry: Pooled) -> Tensor:
@@ -195,6 +201,13 @@ class PortedLayer(nn.Module):
         if self.gate is None or not isinstance(self.entry, Sparse):
             return self._read_far(module, q, k, v, scale, pool)
         return teaching_attention(q, k, v, self.gate, self.entry.budget, scale=scale).transpose(1, 2)
+
+    def _keeps_all_near(self) -> bool:
+        """Return whether the budget alone has the tokens before the crossover read every key."""
+        entry = self.entry
+        if not isinstance(entry, Sparse) or entry.budget.coverage is not None:
+            return False
+        return self.crossover <= entry.budget.keep * entry.budget.block
 
     def _num_near(self) -> int:
         """Return how many tokens at the beginning of a row read every key."""

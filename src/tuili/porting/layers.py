@@ -16,8 +16,8 @@ from tuili.attention.pooled import num_exact
 from tuili.attention.select import Budget
 from tuili.errors import InputError, UsageError
 
-DENSE_UP_TO = 2048
-"""Default crossover in tokens: up to about here SDPA is as fast."""
+DENSE_UP_TO = 1024
+"""Default crossover in tokens: up to about here SDPA is as fast, and the default budget would keep every key."""
 
 NUM_KEPT = 64
 """Default blocks a token keeps: without training, the fewest that lose less than 1.2 % (see docs/log.md)."""

@@ -50,6 +50,61 @@ INLINE void spread(const void* from, int64_t begin, bool is_bf16, int64_t width,
   for (; i < cells; ++i) to[i * step] = 0.0f;
 }
 
+#if defined(TUILI_AVX512)
+// The first `bytes` of up to 64 bytes.
+INLINE __mmask64 first_bytes(int64_t bytes) { return bytes >= 64 ? ~0ull : bytes > 0 ? (1ull << bytes) - 1 : 0; }
+
+// Put 16 rows of `bytes` side by side: cell i of all of them lies at `to` + 16 i. Null rows and what lies after the
+// bytes up to `cells` count as 0. The bits of `flip` are turned in every cell.
+INLINE void transpose(const void* const* rows, int64_t bytes, int64_t cells, float* to, int32_t flip = 0) {
+  const __m512i flips = _mm512_set1_epi32(flip);
+  for (int64_t first = 0; first < cells; first += 16) {
+    const __mmask64 there = first_bytes(bytes - 4 * first);
+    __m512i x[16];
+    for (int r = 0; r < 16; ++r) {
+      x[r] = flips;
+      if (rows[r])
+        x[r] ^= _mm512_maskz_loadu_epi8(there, static_cast<const char*>(rows[r]) + 4 * first);
+    }
+    __m512i y[16];  // y[4 g + c] holds in its quarter l column 4 l + c of the rows from 4 g on
+    for (int g = 0; g < 4; ++g) {
+      const __m512i* row = x + 4 * g;
+      const __m512i low = _mm512_unpacklo_epi32(row[0], row[1]), high = _mm512_unpackhi_epi32(row[0], row[1]);
+      const __m512i low2 = _mm512_unpacklo_epi32(row[2], row[3]), high2 = _mm512_unpackhi_epi32(row[2], row[3]);
+      y[4 * g] = _mm512_unpacklo_epi64(low, low2), y[4 * g + 1] = _mm512_unpackhi_epi64(low, low2);
+      y[4 * g + 2] = _mm512_unpacklo_epi64(high, high2), y[4 * g + 3] = _mm512_unpackhi_epi64(high, high2);
+    }
+    for (int c = 0; c < 4; ++c) {
+      const __m512i even = _mm512_shuffle_i32x4(y[c], y[4 + c], 0x88), odd = _mm512_shuffle_i32x4(y[c], y[4 + c], 0xdd);
+      const __m512i even2 = _mm512_shuffle_i32x4(y[8 + c], y[12 + c], 0x88);
+      const __m512i odd2 = _mm512_shuffle_i32x4(y[8 + c], y[12 + c], 0xdd);
+      const __m512i columns[4] = {_mm512_shuffle_i32x4(even, even2, 0x88), _mm512_shuffle_i32x4(odd, odd2, 0x88),
+                                  _mm512_shuffle_i32x4(even, even2, 0xdd), _mm512_shuffle_i32x4(odd, odd2, 0xdd)};
+      for (int l = 0; l < 4; ++l)
+        if (first + 4 * l + c < cells) _mm512_storeu_si512(to + (first + 4 * l + c) * STRIP, columns[l]);
+    }
+  }
+}
+#endif
+
+// 16 keys side by side: [cells][16].
+template <class Cell>
+INLINE void pack_keys(const void* const* keys, bool is_bf16, int64_t dim, int64_t cells, float* to) {
+#if defined(TUILI_AVX512)
+  if (Cell::PER_CELL == 2 || !is_bf16) return transpose(keys, dim * (is_bf16 ? 2 : 4), cells, to);
+#endif
+  for (int64_t i = 0; i < STRIP; ++i) spread<Cell>(keys[i], 0, is_bf16, dim, cells, to + i, STRIP);
+}
+
+// Two rows of bfloat16 as one of pairs; a null row is all 0.
+INLINE void interleave(const uint16_t* one, const uint16_t* other, int64_t dim, int64_t width, float* to) {
+  uint16_t* half = reinterpret_cast<uint16_t*>(to);
+  for (int64_t j = 0; j < width; ++j) {
+    half[2 * j] = one && j < dim ? one[j] : 0;
+    half[2 * j + 1] = other && j < dim ? other[j] : 0;
+  }
+}
+
 // A strip as a panel: keys as [cells][16], then values as [16][width], or [8][width] pairs of neighbouring keys.
 template <class Cell>
 void pack_strip(const DsaProblem& p, const Sizes& z, int64_t row, int64_t group, int64_t strip, float* panel) {
@@ -57,19 +112,21 @@ void pack_strip(const DsaProblem& p, const Sizes& z, int64_t row, int64_t group,
   const int64_t v_begin = row * p.v_stride[0] + group * p.v_stride[1];
   const int64_t first = tuili::first_key(p, row);
   float* values = panel + z.cells * STRIP;
+  const int64_t size = p.is_bf16 ? 2 : 4;
+  const void *k[STRIP], *v[STRIP];
   for (int64_t i = 0; i < STRIP; ++i) {
     const int64_t key = strip * STRIP + i;
     const bool is_here = key >= first && key < p.keys;
-    spread<Cell>(is_here ? p.k : nullptr, k_begin + key * p.k_stride[2], p.is_bf16, p.dim, z.cells, panel + i, STRIP);
-    const void* v = is_here ? p.v : nullptr;
-    const int64_t begin = v_begin + key * p.v_stride[2];
-    if constexpr (Cell::PER_CELL == 1) {
-      spread<Cell>(v, begin, p.is_bf16, p.dim, z.width, values + i * z.width, 1);
-    } else {
-      uint16_t* half = reinterpret_cast<uint16_t*>(values + i / 2 * z.width) + i % 2;
-      for (int64_t j = 0; j < z.width; ++j)
-        half[2 * j] = v && j < p.dim ? static_cast<const uint16_t*>(v)[begin + j] : 0;
-    }
+    k[i] = is_here ? static_cast<const char*>(p.k) + (k_begin + key * p.k_stride[2]) * size : nullptr;
+    v[i] = is_here ? static_cast<const char*>(p.v) + (v_begin + key * p.v_stride[2]) * size : nullptr;
+  }
+  pack_keys<Cell>(k, p.is_bf16, p.dim, z.cells, panel);
+  for (int64_t i = 0; i < STRIP; i += Cell::PER_CELL) {
+    if constexpr (Cell::PER_CELL == 1)
+      spread<Cell>(v[i], 0, p.is_bf16, p.dim, z.width, values + i * z.width, 1);
+    else
+      interleave(static_cast<const uint16_t*>(v[i]), static_cast<const uint16_t*>(v[i + 1]), p.dim, z.width,
+                 values + i / 2 * z.width);
   }
 }
 
@@ -270,14 +327,15 @@ struct Tile {
     for (int i = 0; i < TOKENS; ++i) hide(tokens[i], strip, to[i]);
   }
 
-  // Scores of keys that lie after the token or before the row's first key become -inf.
+  // Scores of keys that lie after the token, before the row's first key or between sink and window become -inf.
   void hide(int64_t t, int64_t strip, float* scores) const {
     const int64_t last = z.offset + place.first + t - strip * STRIP;
     const int64_t first = tuili::first_key(p, place.row) - strip * STRIP;
-    if (last >= STRIP - 1 && first <= 0) return;
+    const int64_t sink = p.window ? first + p.window_sink : STRIP, window = p.window ? last - p.window + 1 : 0;
+    if (last >= STRIP - 1 && first <= 0 && (sink >= STRIP || window <= 0)) return;
     for (int h = 0; h < CHUNK; ++h)
       for (int64_t i = 0; i < STRIP; ++i)
-        if (i > last || i < first) scores[h * STRIP + i] = NONE;
+        if (i > last || i < first || (i >= sink && i < window)) scores[h * STRIP + i] = NONE;
   }
 
   template <int TOKENS>

@@ -15,6 +15,7 @@ namespace tuili {
 namespace {
 
 constexpr int64_t CACHE_LINE = 64;
+constexpr int64_t PER_THREAD = 4 << 20;  // products for which a thread is worth its start beside torch's waiting ones
 constexpr int64_t SCORE_BYTES = 512 << 10;  // scores of a tile stay in the second-level cache
 
 enum Level { PORTABLE = 0, AVX2 = 1, AVX512 = 2, AVX512_INT8 = 3, AVX512_BF16 = 4 };
@@ -177,6 +178,19 @@ void pack(const DsaProblem& p, const Sizes& z, int64_t level, int64_t num_thread
   });
 }
 
+// List the blocks that hold each token's sink and window.
+void read_windows(const DsaProblem& p, const Sizes& z, const Place& place, const Scratch& s) {
+  const int64_t first = first_key(p, place.row);
+  for (int64_t t = 0; t < place.last - place.first; ++t) {
+    const int64_t position = z.offset + place.first + t, begin = most(first, position - p.window + 1) / p.block;
+    int32_t* to = s.picked + t * p.keep;
+    int32_t size = 0;
+    for (int64_t i = first / p.block; i * p.block < first + p.window_sink && i < begin; ++i) to[size++] = static_cast<int32_t>(i);
+    for (int64_t i = begin; position >= first && i <= position / p.block; ++i) to[size++] = static_cast<int32_t>(i);
+    s.num_picked[t] = size;
+  }
+}
+
 // Copy the given selection of a tile.
 void read_blocks(const DsaProblem& p, const Place& place, const Scratch& s) {
   for (int64_t t = 0; t < place.last - place.first; ++t) {
@@ -188,10 +202,17 @@ void read_blocks(const DsaProblem& p, const Place& place, const Scratch& s) {
   }
 }
 
+// About how many products of floats a call takes; four of int8 count as one.
+int64_t products(const DsaProblem& p, const Sizes& z) {
+  const int64_t of_keys = p.attends ? p.heads_per_group * z.slots * STRIP * 2 * p.dim : 0;
+  const int64_t of_gate = p.selects ? p.gate_queries * z.most_open * STRIP * z.subs_per_block * z.gate_cells : 0;
+  return p.batch * p.groups * p.queries * (of_keys + of_gate);
+}
+
 int run(const DsaProblem& p, int64_t level) {
   const Sizes z = sizes(p, level);
   const int64_t tiles = (p.queries + z.tile - 1) / z.tile, tasks = p.batch * p.groups * tiles;
-  const int64_t num_threads = most(least(p.threads, tasks), 1);
+  const int64_t num_threads = most(least(least(p.threads, tasks), products(p, z) / PER_THREAD), 1);
   Shared shared;
   Scratch first;
   const int64_t bytes = divide(p, z, nullptr, &first);
@@ -209,6 +230,8 @@ int run(const DsaProblem& p, int64_t level) {
     if (p.normalizes) of_keys.normalize(p, z, shared, place, s);
     if (p.selects)
       of_gate.select(p, z, shared, place, s);
+    else if (p.window)
+      read_windows(p, z, place, s);
     else
       read_blocks(p, place, s);
     if (p.attends) of_keys.attend(p, z, shared, place, s);

@@ -13,6 +13,7 @@ extern "C" struct DsaProblem {
   int64_t gate_queries, gate_dim, sub, beam;  // beam: groups of 16 blocks that a token opens; 0: all
   int64_t is_bf16, gate_is_bf16, gate_is_int8;  // gate keys are int8, or like the gate queries float or bfloat16
   int64_t selects, attends, normalizes, threads;
+  int64_t window, window_sink;  // without a selection: the last keys that a token reads, and the row's first; 0: blocks
   int64_t q_stride[3], k_stride[3], v_stride[3], out_stride[3];  // batch, head or group, token; width is contiguous
   int64_t gate_q_stride[4], gate_k_stride[3];                    // batch, token, group, query; batch, sub-block, group
   int64_t prior_stride[3], prior_size;                           // batch, token (0 repeats), group; P

@@ -55,6 +55,16 @@ INLINE void spread_int8(const int8_t* from, int64_t width, int64_t cells, float*
   }
 }
 
+// 16 int8 gate keys side by side: [cells][16]. Null ones are all 0 (or 128 where that is added; their factor is 0).
+template <class Cell>
+INLINE void pack_int8(const void* const* keys, int64_t width, int64_t cells, float* to) {
+#if defined(TUILI_AVX512)
+  if constexpr (Cell::PER_CELL == 4) return transpose(keys, width, cells, to, static_cast<int32_t>(0x80808080u));
+#endif
+  for (int64_t i = 0; i < STRIP; ++i)
+    spread_int8<Cell>(static_cast<const int8_t*>(keys[i]), keys[i] ? width : 0, cells, to + i);
+}
+
 inline int64_t gate_key_begin(const DsaProblem& p, int64_t row, int64_t at, int64_t group) {
   return row * p.gate_k_stride[0] + at * p.gate_k_stride[1] + group * p.gate_k_stride[2];
 }
@@ -63,19 +73,23 @@ inline int64_t gate_key_begin(const DsaProblem& p, int64_t row, int64_t at, int6
 template <class Cell>
 void pack_gate(const DsaProblem& p, const Sizes& z, int64_t row, int64_t group, int64_t panel, float* out) {
   float* factors = out + z.subs_per_block * z.gate_cells * STRIP;
+  const int64_t first = panel * STRIP, size = p.gate_is_int8 ? 1 : p.gate_is_bf16 ? 2 : 4;
   for (int64_t lane = 0; lane < STRIP; ++lane) {
-    const int64_t block = panel * STRIP + lane;
-    const bool is_here = block < z.whole_blocks;
-    const int64_t at = (row * z.whole_blocks + block) * p.groups + group;
+    const bool is_here = first + lane < z.whole_blocks;
+    const int64_t at = (row * z.whole_blocks + first + lane) * p.groups + group;
     factors[lane] = is_here && p.gate_is_int8 ? p.gate_scale[at] : is_here ? 1.0f : 0.0f;
-    for (int64_t i = 0; i < z.subs_per_block; ++i) {
-      const int64_t begin = gate_key_begin(p, row, block * z.subs_per_block + i, group);
-      float* to = out + i * z.gate_cells * STRIP + lane;
-      if (is_here && p.gate_is_int8)
-        spread_int8<Cell>(static_cast<const int8_t*>(p.gate_k) + begin, p.gate_dim, z.gate_cells, to);
-      else
-        spread<Cell>(is_here ? p.gate_k : nullptr, begin, p.gate_is_bf16, p.gate_dim, z.gate_cells, to, STRIP);
+  }
+  for (int64_t i = 0; i < z.subs_per_block; ++i) {
+    const void* keys[STRIP];
+    for (int64_t lane = 0; lane < STRIP; ++lane) {
+      const int64_t begin = gate_key_begin(p, row, (first + lane) * z.subs_per_block + i, group);
+      keys[lane] = first + lane < z.whole_blocks ? static_cast<const char*>(p.gate_k) + begin * size : nullptr;
     }
+    float* to = out + i * z.gate_cells * STRIP;
+    if (p.gate_is_int8)
+      pack_int8<Cell>(keys, p.gate_dim, z.gate_cells, to);
+    else
+      pack_keys<Cell>(keys, p.gate_is_bf16, p.gate_dim, z.gate_cells, to);
   }
 }
 
