@@ -4,6 +4,7 @@ import importlib
 import subprocess
 import sys
 import weakref
+from itertools import pairwise
 
 import pytest
 import torch
@@ -202,6 +203,80 @@ class TestSparse:
             decoder(ids, labels=ids).loss.backward()
         for name, weight in decoder.named_parameters():
             assert weight.grad is not None and weight.grad.isfinite().all() and weight.grad.any(), name
+
+
+def with_prior(prior, penalty=1.0):
+    return LayerPlan(default=Sparse(budget=Budget(keep=5, local=2), penalty=penalty, prior=prior), crossover=40)
+
+
+class TestPrior:
+    def kept(self, model, run):
+        """Return the blocks of the late tokens by layer, [B, T, G, K] each, calls one after the other."""
+        found = [[] for _ in model.model.layers]
+        for shown, layer in zip(found, model.model.layers, strict=True):
+            layer.self_attn.tuili.on_blocks = lambda blocks, first, num_keys, shown=shown: shown.append(blocks)
+        run(model)
+        return [torch.cat(each, dim=1) if each else None for each in found]
+
+    def test_a_high_penalty_keeps_what_the_layer_below_kept(self, make_decoder, tokens):
+        ids = tokens(2, 200)
+        plain = self.kept(port(make_decoder("llama"), SMALL), lambda model: model(ids))
+        found = self.kept(port(make_decoder("llama"), with_prior("layer", 100.0)), lambda model: model(ids))
+        assert torch.equal(found[0], plain[0])  # nothing lies below
+        assert not torch.equal(found[1], plain[1])
+        for below, above in pairwise(found):
+            in_both = (above[..., None] == below.flatten(2)[:, :, None, None]).any(-1)
+            assert in_both.all()  # five places, and the groups below kept at least five blocks together
+
+    def test_what_a_token_reads_hangs_on_its_place_alone(self, decoder, tokens):
+        ids = tokens(3, 200)
+        port(decoder, with_prior("layer"))
+        expected = logits(decoder, ids)
+        close(in_chunks(decoder, ids, (31, 90, 1)), expected)
+        close(logits(decoder, ids[1:2]), expected[1:2])
+        mask = torch.ones_like(ids)
+        mask[0, :70] = 0
+        close(logits(decoder, ids, attention_mask=mask)[1:], expected[1:])
+        if [each.kind for each in report(decoder).layers].count("sparse") > 1:
+            assert not torch.equal(expected, logits(port(unport(decoder), SMALL), ids))
+
+    def test_the_future_changes_nothing(self, make_decoder, tokens):
+        ids = tokens(2, 200)
+        for prior in ("layer", "before", "both"):
+            model = port(make_decoder("llama"), with_prior(prior))
+            close(in_chunks(model, ids[:, :120], (60, 1, 59)), in_chunks(model, ids, (60, 1, 59, 80))[:, :120])
+
+    def test_a_step_and_a_chunk_keep_what_was_kept_before(self, make_decoder, tokens):
+        ids = tokens(1, 220)
+        sizes = (199, 1, 1, 1, 18)
+        plain = self.kept(port(make_decoder("llama"), SMALL), lambda model: in_chunks(model, ids, sizes))[2]
+        found = self.kept(
+            port(make_decoder("llama"), with_prior("before", 100.0)), lambda model: in_chunks(model, ids, sizes)
+        )[2]
+        late = found[:, -21:]
+        assert not torch.equal(late, plain[:, -21:])
+        for step in range(3):
+            now, before = found[0, -21 + step], found[0, -22 + step]
+            sink_and_local = torch.tensor([0, (199 + step) // 16, (199 + step) // 16 - 1])
+            allowed = torch.cat([before, sink_and_local.expand(before.shape[0], -1)], dim=1)
+            assert (now[..., None] == allowed[:, None]).any(-1).all()
+
+    def test_a_cropped_cache_forgets_it(self, make_decoder, tokens):
+        ids, model = tokens(1, 150), port(make_decoder("llama"), with_prior("both"))
+        cache = DynamicCache(config=model.config)
+        logits(model, ids[:, :120], past_key_values=cache)
+        logits(model, ids[:, :20], past_key_values=cache)
+        cache.crop(-20)
+        again = logits(model, ids[:, 120:], past_key_values=cache)
+        close(again, in_chunks(port(unport(model), with_prior("layer")), ids, (120, 30))[:, 120:])
+
+    def test_a_gate_is_not_taught_under_one(self, make_decoder, tokens):
+        model = make_decoder("llama")
+        gate = Gate.training_free(6, 2, 16, 1)
+        port(model, with_prior("layer"), gates={1: gate})
+        model.model.layers[1].self_attn.tuili.teaches = True
+        with torch.enable_grad(), pytest.raises(UsageError, match=r"penalty 1\.0"):
+            model(tokens(1, 100))
 
 
 class TestPooled:

@@ -8,7 +8,12 @@ from tuili.porting.layers import Dense, LayerPlan, Pooled, Sparse, sandwich
 
 PLAN = LayerPlan(
     default=Sparse(budget=Budget(block=8, keep=9, coverage=0.9, beam=4), sub=2),
-    layers={5: Dense(window=64, past=128, sink=4), 0: Dense(), 7: Pooled(block=8, window=20, sink=0)},
+    layers={
+        3: Sparse(penalty=0.5, prior="both"),
+        5: Dense(window=64, past=128, sink=4),
+        0: Dense(),
+        7: Pooled(block=8, window=20, sink=0),
+    },
     crossover=100,
 )
 
@@ -17,7 +22,14 @@ def test_a_plan_survives_json():
     again = LayerPlan.from_json(PLAN.to_json())
     assert again == PLAN
     assert again.to_json() == PLAN.to_json()
-    assert list(json.loads(PLAN.to_json())["layers"]) == ["0", "5", "7"]
+    assert list(json.loads(PLAN.to_json())["layers"]) == ["0", "3", "5", "7"]
+
+
+def test_a_plan_without_a_word_of_priors_has_none():
+    plan = PLAN.to_dict()
+    for key in ("penalty", "prior"):
+        del plan["default"][key]
+    assert LayerPlan.from_dict(plan) == PLAN
 
 
 def test_a_plan_tells_what_holds_for_each_layer():
@@ -44,6 +56,10 @@ def test_the_default_plan_keeps_a_sparse_layer_and_windows_the_dense_ones():
         (lambda: Dense(window=8.0), "window must be"),
         (lambda: Sparse(sub=3), "must divide the block of 16 keys, 3 does not"),
         (lambda: Sparse(sub=0), "sub must be"),
+        (lambda: Sparse(penalty=-0.5), "penalty must be a finite number of at least 0, not -0.5"),
+        (lambda: Sparse(penalty=float("nan")), "penalty must be"),
+        (lambda: Sparse(penalty=True), "penalty must be"),
+        (lambda: Sparse(prior="step"), "prior must be one of layer, before, both, not 'step'"),
         (lambda: Sparse(budget=64), "must be a Budget, not 64"),
         (lambda: Pooled(block=0), "block must be an integer of at least 1, not 0"),
         (lambda: Pooled(window=0), "window must be"),

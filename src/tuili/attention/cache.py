@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from tuili.attention.pooling import GateKeys, gate_keys, quantize
+from tuili.attention.prior import from_chunk, from_step
 from tuili.errors import InputError, UsageError
 
 
@@ -111,7 +112,7 @@ class BlockPool:
 
 
 class GatePool(BlockPool):
-    """The gate keys of one layer's key cache."""
+    """The gate keys of one layer's key cache, and what was kept for its last tokens."""
 
     def __init__(self, block: int, sub: int) -> None:
         """Make an empty pool for blocks of `block` keys, with one gate key for `sub` keys.
@@ -123,6 +124,35 @@ class GatePool(BlockPool):
         if sub < 1 or block % sub:
             raise UsageError(f"a sub-block of {sub} keys must have at least 1 and divide the block of {block}")
         self.sub = sub
+        self._last: Tensor | None = None
+        self._common: Tensor | None = None
+
+    def remember(self, blocks: Tensor) -> None:
+        """Note the blocks [B, T, G, K] kept for the tokens just read, for `before`."""
+        self._last, self._common = from_step(blocks), from_chunk(blocks, blocks.shape[3])
+
+    def before(self, num_queries: int) -> Tensor | None:
+        """Return the prior [B, 1, G, K] for the next tokens; None where nothing is remembered.
+
+        One token gets what the token before it kept, a chunk what was kept most often in the call before.
+        """
+        return self._last if num_queries == 1 else self._common
+
+    def crop(self, num_keys: int) -> None:
+        """Forget all but the whole blocks of the first `num_keys` keys, and what was kept for later ones."""
+        super().crop(num_keys)
+        self._last = self._common = None
+
+    def reorder(self, rows: Tensor) -> None:
+        """Reorder the batch, as `BlockPool.reorder`."""
+        super().reorder(rows)
+        if self._last is not None and self._common is not None:
+            self._last, self._common = self._last.index_select(0, rows), self._common.index_select(0, rows)
+
+    def reset(self) -> None:
+        """Forget everything and free the memory."""
+        super().reset()
+        self._last = self._common = None
 
     def grow(self, k: Tensor, w_k: Tensor | None = None) -> GateKeys:
         """Return the gate keys of the whole blocks of all cached keys `k` [B, G, N, d].

@@ -18,8 +18,10 @@ from tuili.attention.cache import BlockPool, GatePool
 from tuili.attention.gate import Gate
 from tuili.attention.kernels import gated_attention
 from tuili.attention.pooled import MeanPool
+from tuili.attention.prior import from_layer, union
 from tuili.attention.select import Budget
 from tuili.attention.teach import teaching_attention
+from tuili.errors import UsageError
 from tuili.porting.dense import dense_attention, take
 from tuili.porting.layers import KINDS, Dense, Entry, Pooled, Sparse
 from tuili.porting.pool import recall, take_note
@@ -69,6 +71,8 @@ class PortedLayer(nn.Module):
 
     Attributes:
         teaches: whether, with gradients, the gate gets one too.
+        below: the sparse layer below, if this one's prior is what that one keeps.
+        kept: what was kept for the late tokens of each row of a call, if the layer above is to know; it takes them.
     """
 
     def __init__(
@@ -81,6 +85,8 @@ class PortedLayer(nn.Module):
         self.origin = origin
         self.gate = gate
         self.teaches = False
+        self.below: tuple[PortedLayer, ...] = ()
+        self.kept: list[Tensor] | None = None
         self.tally = Tally()
         self.on_blocks: OnBlocks | None = None
         self.register_state_dict_post_hook(_leave_out)
@@ -109,6 +115,8 @@ class PortedLayer(nn.Module):
             self._count_batch(q.shape[2], k, valid)
             return dense_attention(module, q, k, v, scale=scale, valid=valid, window=self.own_window)
         pools = recall(note, self, k, valid, self._new_pool)
+        if self.kept:
+            self.kept.clear()
         if valid is None:
             return self._read(module, q, k, v, scale, pools[0])
         out_BTHd = q.new_zeros(q.shape[0], q.shape[2], q.shape[1], v.shape[3])
@@ -179,14 +187,31 @@ class PortedLayer(nn.Module):
         pool = pool if isinstance(pool, GatePool) else GatePool(budget.block, entry.sub)
         gate_k = pool.grow(k, None if gate is None else gate.k_proj)
         rule: dict[str, Any] = {"normalize": True, "bias": None if gate is None else gate.bias, "scale": scale}
-        if budget.coverage is None and self.on_blocks is None:
+        if entry.penalty and (prior := self._prior(entry, pool, k.shape[1], q.shape[2], near)) is not None:
+            rule |= {"prior": prior, "penalty": entry.penalty}
+        if budget.coverage is None and self.on_blocks is None and self.kept is None and not entry.takes_prior("before"):
             return gated_attention(q, k, v, gate_q, gate_k, budget, **rule).transpose(1, 2)
         out_BHTd, blocks_BTGK = gated_attention(q, k, v, gate_q, gate_k, budget, **rule, return_blocks=True)
+        blocks_BTGK = blocks_BTGK[:, near:]
+        if self.kept is not None:
+            self.kept.append(blocks_BTGK)
+        if entry.takes_prior("before"):
+            pool.remember(blocks_BTGK)
         if budget.coverage is not None:
             self.tally.num_keys -= _spared(blocks_BTGK, k.shape[2], budget)
         if self.on_blocks is not None:
-            self.on_blocks(blocks_BTGK[:, near:], k.shape[2] - q.shape[2] + near, k.shape[2])
+            self.on_blocks(blocks_BTGK, k.shape[2] - q.shape[2] + near, k.shape[2])
         return out_BHTd.transpose(1, 2)
+
+    def _prior(self, entry: Sparse, pool: GatePool, groups: int, num_queries: int, near: int) -> Tensor | None:
+        """Return the prior set of the next row's queries, -1 for the first `near`; None where nothing is known."""
+        priors = []
+        if self.below and (kept := self.below[0].kept):
+            blocks_BTGP = from_layer(kept.pop(0), groups)
+            priors.append(nn.functional.pad(blocks_BTGP, (0, 0, 0, 0, near, 0), value=-1))
+        if entry.takes_prior("before") and (before := pool.before(num_queries)) is not None:
+            priors.append(before)
+        return union(*priors) if priors else None
 
     def _read_pooled(self, q: Tensor, k: Tensor, v: Tensor, scale: float, pool: BlockPool, entry: Pooled) -> Tensor:
         """Return the attention to means and window; means are kept between steps unless a gradient needs them."""
@@ -200,6 +225,10 @@ class PortedLayer(nn.Module):
         """Return what `_read_far` does, with a gradient for the gate."""
         if self.gate is None or not isinstance(self.entry, Sparse):
             return self._read_far(module, q, k, v, scale, pool)
+        if self.entry.penalty:
+            raise UsageError(
+                f"a gate does not learn under a prior (penalty {self.entry.penalty}); train with penalty=0"
+            )
         return teaching_attention(q, k, v, self.gate, self.entry.budget, scale=scale).transpose(1, 2)
 
     def _keeps_all_near(self) -> bool:

@@ -12,8 +12,9 @@ static caches, packed sequences, attention weights as output, attention dropout.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -137,7 +138,16 @@ def port(
         hook = module.register_forward_pre_hook(note_cache, with_kwargs=True)
         layer = PortedLayer(plan.at(index), plan.crossover, window, Origin(original, hook, source), gates.get(index))
         module.add_module(NAME, layer.to(module.q_proj.weight.device).train(module.training))
+    _tell_above(ported_layers(model))
     return model
+
+
+def _tell_above(layers: Sequence[PortedLayer]) -> None:
+    """Have sparse layers tell what they keep to the next sparse layer, where its prior is to hold that."""
+    sparse = [layer for layer in layers if layer.kind == "sparse"]
+    for below, layer in pairwise(sparse):
+        if isinstance(layer.entry, Sparse) and layer.entry.takes_prior("layer"):
+            layer.below, below.kept = (below,), []
 
 
 def unport(model: PreTrainedModel) -> PreTrainedModel:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -56,6 +57,9 @@ class Sparse:
     Attributes:
         budget: how many keys a token may read, and how they are found.
         sub: keys per gate key; must divide the block. Smaller ones find more and cost more.
+        penalty: what a block outside the prior set S loses of its log mass (see `tuili.attention.prior`); 0: no prior.
+        prior: what is in S. "layer": what the sparse layer below kept for the token. "before": what this layer kept for
+            the token or chunk before, so that a text in chunks is not read as it is at once. "both": all of it.
 
     Raises:
         UsageError: a value is out of its bounds.
@@ -63,6 +67,8 @@ class Sparse:
 
     budget: Budget = field(default_factory=lambda: Budget(keep=NUM_KEPT))
     sub: int = 1
+    penalty: float = 0.0
+    prior: str = "layer"
 
     def __post_init__(self) -> None:
         if not isinstance(self.budget, Budget):
@@ -70,6 +76,15 @@ class Sparse:
         _check_int("sub", self.sub, least=1)
         if self.budget.block % self.sub:
             raise UsageError(f"sub must divide the block of {self.budget.block} keys, {self.sub} does not")
+        is_number = isinstance(self.penalty, int | float) and not isinstance(self.penalty, bool)
+        if not is_number or not 0 <= self.penalty < math.inf:
+            raise UsageError(f"penalty must be a finite number of at least 0, not {self.penalty!r}")
+        if self.prior not in PRIORS:
+            raise UsageError(f"prior must be one of {', '.join(PRIORS)}, not {self.prior!r}")
+
+    def takes_prior(self, source: str) -> bool:
+        """Return whether S holds what comes from a source, "layer" or "before"."""
+        return self.penalty > 0 and self.prior in (source, "both")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +117,9 @@ class Pooled:
         return num_exact(self.block, self.window, self.sink)
 
 
+PRIORS = ("layer", "before", "both")
+OPTIONAL = {"penalty", "prior"}
+"""What a written plan may leave out."""
 Entry = Dense | Sparse | Pooled
 KINDS: dict[str, type[Entry]] = {"dense": Dense, "sparse": Sparse, "pooled": Pooled}
 
@@ -205,8 +223,8 @@ def _entry_from_dict(value: Any, place: str) -> Entry:
     if not isinstance(kind, str) or kind not in KINDS:
         raise InputError(f"{place} of a layer plan needs a 'kind' of {', '.join(KINDS)}, not {value!r}")
     fields = {each.name for each in dataclasses.fields(KINDS[kind])}
-    _check_keys(value, {"kind", *fields}, place)
-    values = {name: value[name] for name in fields}
+    _check_keys(value, {"kind", *fields} - (OPTIONAL - value.keys()), place)
+    values = {name: value[name] for name in fields & value.keys()}
     if kind == "sparse":
         _check_keys(values["budget"], {each.name for each in dataclasses.fields(Budget)}, f"the budget of {place}")
         values["budget"] = _build(Budget, values["budget"], f"the budget of {place}")
