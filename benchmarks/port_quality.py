@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from porting import answering, perplexity
+from porting.ablations import ABLATIONS, ablation
 from porting.completion import Code, code, completion
 from porting.copying import copies, copying
 from porting.decoding import Reading, Way, adapted_dense, decoder, dense, ported, read, read_short
@@ -45,9 +46,10 @@ def measure(options: Options) -> Iterator[Result]:
 
 def _say_what_is_left_out(options: Options) -> None:
     if options.smoke:
-        say(f"a smoke run: {LENGTHS_SMOKE[0]} tokens, one text, one peer, few questions")
+        say(f"a smoke run: {LENGTHS_SMOKE[0]} tokens, one text, one peer, few questions, no ablations")
     elif not options.full:
-        say("left out without --full: the oracle, peers in the tasks, more than one context a task and length")
+        say("left out without --full: the oracle, peers in the tasks, more than one context a task and length,")
+        say("ablations on more than one text")
 
 
 def _lengths(options: Options) -> tuple[int, ...]:
@@ -79,10 +81,13 @@ class Text:
         """Return what the model makes of the text when it runs that way."""
         if way not in self._readings:
             say(f"  {self.name}, {self.ids.shape[1]} tokens: {way}")
-            self._readings[way] = (
-                self._watched() if way == "tuili" else self._run(dense if way == "dense" else peer(way))
-            )
+            self._readings[way] = self._watched() if way == "tuili" else self._run(self._way(way))
         return self._readings[way]
+
+    def _way(self, name: str) -> Way:
+        if name in ABLATIONS:
+            return ablation(name)
+        return dense if name == "dense" else peer(name)
 
     def adapted(self) -> Reading:
         """Return what the dense model with the shipped adaptation makes of the text."""
@@ -127,6 +132,8 @@ def _texts(model: Any, tokenizer: Any, options: Options) -> Iterator[Result]:
             offsets = encoded.offset_mapping[0, : lengths[-1]].tolist()
             one = Text(name, model, ids, code(text, offsets) if is_code else None)
             yield from _of_text(one, lengths, options)
+            if options.full or (not options.smoke and one.name == next(iter(found))):
+                yield from _ablations(one, lengths[-1], options)
             watches += [one.watch] if one.watch else []
     if options.wants("gate.recall"):
         yield from recall_row(watches)
@@ -147,6 +154,7 @@ def _lengths_of(name: str, options: Options, *, is_code: bool) -> list[int]:
         place = f"{name}.{size(length)}"
         names = [f"quality.{place}", *(f"peer.{slug(each)}.{place}" for each in _peers(options))]
         names += [f"code.{size(length)}"] * is_code
+        names += [f"ablation.{each}.{place}" for each in ABLATIONS] * (length == lengths[-1])
         names += (["gate.recall"] + ["kept"] * is_code) * (length == lengths[-1])
         return any(options.wants(each) for each in names)
 
@@ -163,6 +171,15 @@ def _of_text(one: Text, lengths: Sequence[int], options: Options) -> Iterator[Re
         one.read("tuili")
     if one.code is not None and one.watch is not None and options.wants("kept"):
         yield from lift_rows(one.watch, one.code.classes)
+
+
+def _ablations(one: Text, length: int, options: Options) -> Iterator[Result]:
+    """Yield what is lost with one part of what is shipped changed, at the longest length."""
+    for name in ABLATIONS:
+        if options.wants(row := f"ablation.{name}.{one.name}.{size(length)}.ppl_increase"):
+            ours = perplexity.increase("", one.read("dense").losses, one.read("tuili").losses).value
+            baseline = {"name": "as shipped", "value": ours}
+            yield perplexity.increase(row, one.read("dense").losses, one.read(name).losses, baseline=baseline)
 
 
 def _losses(one: Text, length: int, options: Options) -> Iterator[Result]:

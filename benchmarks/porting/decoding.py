@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -64,11 +65,20 @@ def ported(model: Any) -> Iterator[Any]:
 
 
 def adapted_dense(model: Any) -> Any:
-    """Return the model with the shipped adapter's low-rank weights merged and dense attention.
+    """Return a copy of the model with the shipped adapter's low-rank weights and dense attention.
 
-    The adapter holds none yet: the model itself is returned.
+    Where the adapter holds none the model itself is returned.
     """
-    return model
+    from tuili.porting import lowrank
+    from tuili.porting.adapter import load, shipped
+
+    path = shipped(model)
+    low_rank = {} if path is None else load(path, model).low_rank
+    if not low_rank:
+        return model
+    adapted = copy.deepcopy(model)
+    lowrank.put(adapted, low_rank)
+    return adapted
 
 
 # -- reading -------------------------------------------------------------------------------------
