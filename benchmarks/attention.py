@@ -1,4 +1,4 @@
-"""Speed of dynamic sparse attention on SmolLM2-135M: attention alone, whole prefill, decode, growth with the length.
+"""Speed of dynamic sparse attention on SmolLM2-135M: attention alone, whole prefill, decode, growth, whole answers.
 
 All sides run in turn in one process over real text; a speedup is the median of the paired ratios. Lengths above the
 model's window of 8,192 measure speed only. What each row means is in `benchmarks/README.md`.
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from attending.alone import alone
+from attending.answer import answer
 from attending.whole import whole
 from runner import Options, Result, run, say
 
@@ -25,6 +26,8 @@ def measure(options: Options) -> Iterator[Result]:
         yield from alone(options)
     if options.wants("prefill.") or options.wants("decode."):
         yield from whole(options)
+    if options.wants("answer."):
+        yield from answer(options)
 
 
 if __name__ == "__main__":
