@@ -28,7 +28,8 @@ def test_json_is_one_object_of_the_contract(on_films):
     assert all(0.5 <= item["probability"] <= 1 for item in answer["entities"])
     assert answer["kb"] == "films" and answer["abstained"] is False
     assert "films.tsv:1" in answer["sources"]
-    assert answer["paths"][0]["edges"][0].keys() == {"subject", "relation", "object", "weight", "parts", "source"}
+    edge = {"subject", "relation", "object", "weight", "parts", "source", "keys", "stated"}
+    assert answer["paths"][0]["edges"][0].keys() == edge
 
 
 def test_explanation_follows_the_answer(on_films):

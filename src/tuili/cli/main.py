@@ -16,6 +16,7 @@ from tuili.errors import TuiliError
 
 VERBS = {
     "ask": "Answer a question, with the path that leads to the answer.",
+    "verify": "Check an answer again from the base alone: facts, sources, steps, weights.",
     "chat": "Ask question after question; each may refer to the ones before.",
     "kb": "Build, list, inspect, check and export knowledge bases.",
     "models": "List, bring, remove and look at models.",

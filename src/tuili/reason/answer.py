@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from tuili.knowledge.query import Query
@@ -21,7 +21,10 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class PathEdge:
-    """One edge of a path as shown: names, relation, weight with its parts, source."""
+    """One edge of a path as shown: names, relation, weight with its parts, source.
+
+    An edge that is a fact of the base has the `keys` of its ends and the weight that the base states.
+    """
 
     subject: str
     relation: str
@@ -29,6 +32,8 @@ class PathEdge:
     weight: float = 1.0
     parts: Mapping[str, float] = field(default_factory=dict)
     source: str = ""
+    keys: tuple[str, str] | None = None
+    stated: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +70,40 @@ class Number:
     unit: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Input:
+    """What a formula's symbol stands for in a step of a derivation, and where its magnitude comes from.
+
+    `how`: "given" (then `texts` are the question's own words, two where a difference is meant), "zero", "constant",
+    "default", "property" (`stated_by` is the key of the constant or material), "formula" or "earlier" (an earlier step
+    gives it), "remembered" (known from the conversation).
+    """
+
+    quantity: str
+    magnitude: float
+    how: str
+    texts: tuple[str, ...] = ()
+    stated_by: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One formula solved for one symbol. Inputs are in the plain units of their quantities (SI base units, or what
+    the quantity counts), `magnitude` is in `unit`.
+
+    `formula` is its key in the base; without one the step is a look-up or a change of units.
+    """
+
+    formula: str
+    expr: str
+    inputs: Mapping[str, Input]
+    symbol: str
+    quantity: str
+    magnitude: float
+    unit: str
+    source: str = ""
+
+
 @dataclass(frozen=True)
 class Answer:
     """The answer to a question, with its proof."""
@@ -84,6 +123,7 @@ class Answer:
     pruned: tuple[Pruned, ...] = ()
     notes: tuple[str, ...] = ()
     values: tuple[Number, ...] = ()
+    steps: tuple[Step, ...] = ()
     timings_ms: Mapping[str, float] = field(default_factory=dict)
     features: Mapping[str, float] = field(default_factory=dict)
 
@@ -125,6 +165,7 @@ class Answer:
                 {"weight": round(path.weight, 4), "edges": [edge_json(edge) for edge in path.edges]}
                 for path in self.paths
             ],
+            "steps": [asdict(step) for step in self.steps],
             "pruned": [
                 {"entity": item.entity, "weight": round(item.weight, 4), "reason": item.reason}
                 | ({"edge": edge_json(item.edge)} if item.edge else {})
@@ -145,7 +186,7 @@ def edge_json(edge: PathEdge) -> dict[str, Any]:
         "weight": round(edge.weight, 4),
         "parts": {name: round(part, 4) for name, part in edge.parts.items()},
         "source": edge.source,
-    }
+    } | ({"keys": list(edge.keys), "stated": edge.stated} if edge.keys else {})
 
 
 def _number(value: Number) -> dict[str, Any]:

@@ -25,6 +25,8 @@ def path_edge(
         fact.weight if weight is None else weight,
         parts or {"prior": fact.weight},
         fact.source,
+        (subject.key, object_.key),
+        fact.weight,
     )
 
 

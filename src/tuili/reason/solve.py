@@ -16,6 +16,7 @@ def conclude_derivation(derivation: Derivation, graph: Graph) -> Answer:
     shared: dict[str, Any] = {
         "query": derivation.query,
         "paths": derivation.paths,
+        "steps": derivation.steps,
         "pruned": derivation.pruned,
         "notes": (*derivation.assumptions, *(f"not used: {text}" for text in derivation.unused)),
         "features": derivation.features,

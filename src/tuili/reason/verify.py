@@ -134,6 +134,26 @@ def _roots(expr: str, names: tuple[str, ...], wanted: str) -> tuple[Callable[...
     return tuple(sympy.lambdify(arguments, root, ["math", "sympy"]) for root in roots)
 
 
+def residual(expr: str, values: Mapping[str, float]) -> float:
+    """Return by what share of their size the sides of a formula differ for these values; infinite if one is not real.
+
+    Raises:
+        InputError: a symbol has no value.
+    """
+    names = tuple(sorted(values))
+    sides = [parse(f"{side} = 0", names).expr for side in expr.split("=", 1)]
+    if unknown := {name for side in sides for name in _names(side)} - set(names):
+        raise InputError(f"{', '.join(sorted(unknown))} in {expr!r} has no value")
+    import sympy
+
+    functions = [sympy.lambdify(list(names), side, ["math", "sympy"]) for side in sides]
+    left, right = (_evaluate(function, [values[name] for name in names]) for function in functions)
+    if left is None or right is None:
+        return math.inf
+    size = max(abs(left), abs(right))
+    return abs(left - right) / size if size else 0.0
+
+
 def _names(expr: Any) -> set[str]:
     return {symbol.name for symbol in expr.free_symbols}
 

@@ -9,12 +9,12 @@ from weakref import WeakKeyDictionary
 
 from tuili.knowledge.graph import Graph
 from tuili.knowledge.query import Aggregate, Query, Value, Var
-from tuili.reason.answer import Number, Path, Pruned
+from tuili.reason.answer import Input, Number, Path, Pruned, Step
 from tuili.reason.verify import convert, convert_difference, dimension
 from tuili.reason.worlds.bindings import Bindings
 from tuili.reason.worlds.chains import Chain, Search
 from tuili.reason.worlds.formulary import Formulary, formulary
-from tuili.reason.worlds.proofs import Step, evaluate, friendly_unit, path_of, pruned_of
+from tuili.reason.worlds.proofs import evaluate, friendly_unit, path_of, pruned_of
 from tuili.reason.worlds.scene import Scene
 from tuili.reason.worlds.targets import Asked, Slot
 from tuili.reason.worlds.wording import Lexicon, Wording, read_wording
@@ -189,8 +189,10 @@ class _Solver:
         key = min(readings, key=lambda each: (len(self.base.ancestors[each]), self.base.rarity[each]), default="")
         if not key:
             return None
-        step = Step("unit conversion", "", {}, "", key, readings[key][0], self.base.quantities[key].unit, "")
-        return Solved(slot, Chain(key, _CONVERSION_COST, (), {}, frozenset({index})), (step,), readings[key][0])
+        magnitude = readings[key][0]
+        given = {"": Input(key, magnitude, "given", (item.value.text,))}
+        step = Step("", "", given, "", key, magnitude, self.base.quantities[key].unit)
+        return Solved(slot, Chain(key, _CONVERSION_COST, (), {}, frozenset({index})), (step,), magnitude)
 
     def _marked(self, index: int) -> str:
         """Return the question with "#" for a value."""
@@ -213,7 +215,7 @@ class _Solver:
         return self._choose(slot, complete, incomplete, scene)
 
     def _take(self, slot: Slot, chain: Chain, complete: list[Solved]) -> None:
-        steps = evaluate(self.base, chain)
+        steps = evaluate(self.base, self.wording, chain)
         if steps is None:
             self.rejected.append((chain, "it has no real solution"))
             return

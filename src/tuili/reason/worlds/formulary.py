@@ -97,13 +97,14 @@ class Formula:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """A value that the base states: of a constant, or of a material's property."""
+    """A value that the base states: of a constant, or of a material's property; `key` is that of either."""
 
     name: str
     quantity: str
     magnitude: float
     unit: str
     source: str
+    key: str
 
 
 class Formulary:
@@ -257,6 +258,7 @@ class Formulary:
                     float(fact.data["value"]),
                     str(fact.data["unit"]),
                     fact.source,
+                    self.materials[material].key,
                 )
                 for quantity, fact in known
             }
@@ -324,4 +326,5 @@ def _constant(item: Entity) -> Known:
         float(data["value"]),
         str(data["unit"]),
         str(data.get("source") or ""),
+        item.key,
     )

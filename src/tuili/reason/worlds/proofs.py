@@ -5,11 +5,11 @@ from __future__ import annotations
 import ast
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 
 from tuili.errors import InputError
-from tuili.reason.answer import Path, PathEdge, Pruned
+from tuili.reason.answer import Input, Path, PathEdge, Pruned, Step
 from tuili.reason.verify import convert, is_consistent, solve
 from tuili.reason.worlds.chains import Chain
 from tuili.reason.worlds.formulary import Formula, Formulary, Quantity
@@ -31,53 +31,28 @@ _LENGTHS = {"meter", "centimeter", "millimeter", "kilometer", "foot", "inch"}
 _POWERS = {"meter ** 2", "meter ** 3"}
 _SMALL = {"meter", "ampere", "volt", "coulomb", "farad", "watt", "joule", "henry", "tesla", "second"}
 _CHANGE = 1.01
+UNIT_CONVERSION = "unit conversion"
 _MOST_OPERATIONS = 40
 _HIGHEST_POWER = 8
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One formula solved for one quantity; `inputs` maps its symbols to magnitudes in SI base units."""
-
-    formula: str
-    expr: str
-    inputs: Mapping[str, float]
-    symbol: str
-    quantity: str
-    magnitude: float
-    unit: str
-    source: str
-
-
-def evaluate(base: Formulary, chain: Chain) -> tuple[Step, ...] | None:
+def evaluate(base: Formulary, wording: Wording, chain: Chain) -> tuple[Step, ...] | None:
     """Solve a chain from its leaves to its target; None if a step has no real solution."""
-    steps: list[Step] = []
-    known: dict[str, float] = {}
+    evaluation = _Evaluation(base, chain, wording)
     try:
-        magnitude = _value(base, chain, chain.target, known, steps)
+        magnitude = evaluation.value(chain.target)
     except InputError:
         return None
     if magnitude is None or (magnitude == 0 and base.quantities[chain.target].is_positive):
         return None
     if not depends_on_givens(base, chain, magnitude):
         return None
-    if not steps:
-        item = chain.resolved[chain.target]
-        quantity = base.quantities[chain.target]
-        name = item.known.name if item.known else quantity.name
-        steps.append(
-            Step(
-                name,
-                "",
-                {},
-                "",
-                chain.target,
-                magnitude,
-                quantity.unit,
-                item.known.source if item.known else "",
-            )
-        )
-    return tuple(steps)
+    if not evaluation.steps:
+        item, unit = chain.resolved[chain.target], base.quantities[chain.target].unit
+        looked_up = {"": evaluation.input(chain.target, magnitude)}
+        source = item.known.source if item.known else ""
+        return (Step("", "", looked_up, "", chain.target, magnitude, unit, source),)
+    return tuple(evaluation.steps)
 
 
 def depends_on_givens(base: Formulary, chain: Chain, magnitude: float) -> bool:
@@ -88,63 +63,69 @@ def depends_on_givens(base: Formulary, chain: Chain, magnitude: float) -> bool:
     for key, item in chain.resolved.items():
         if item.how == "given" and item.magnitude:
             changed = {**chain.resolved, key: replace(item, magnitude=item.magnitude * _CHANGE)}
-            other = _value(base, replace(chain, resolved=changed), chain.target, {}, [])
+            other = _Evaluation(base, replace(chain, resolved=changed)).value(chain.target)
             if other is not None and abs(other - magnitude) <= 1e-9 * abs(magnitude):
                 return False
     return True
 
 
-def _value(base: Formulary, chain: Chain, key: str, known: dict[str, float], steps: list[Step]) -> float | None:
-    if key in known:
-        return known[key]
-    item = chain.resolved[key]
-    unit = base.quantities[key].unit
-    if item.how == "formula":
-        magnitude = _solved(base, chain, item, known, steps)
-        if magnitude is not None:
-            magnitude = convert(magnitude, base.quantities[item.via].unit, unit)
-    elif item.known:
-        magnitude = convert(item.known.magnitude, item.known.unit, unit)
-    else:
-        magnitude = item.magnitude
-    if magnitude is None or not math.isfinite(magnitude):
-        return None
-    known[key] = magnitude
-    return magnitude
+class _Evaluation:
+    """Solves a chain, each quantity once; `steps` are the formulas solved, in order."""
 
+    def __init__(self, base: Formulary, chain: Chain, wording: Wording | None = None) -> None:
+        self.base = base
+        self.chain = chain
+        self.wording = wording
+        self.steps: list[Step] = []
+        self._known: dict[str, float] = {}
 
-def _solved(
-    base: Formulary, chain: Chain, item: Resolution, known: dict[str, float], steps: list[Step]
-) -> float | None:
-    formula = item.formula
-    assert formula is not None  # a resolution by formula holds it
-    symbol = formula.symbol(item.via)
-    inputs: dict[str, float] = {}
-    for other, key in formula.where.items():
-        if other != symbol:
-            magnitude = _value(base, chain, key, known, steps)
-            if magnitude is None:
+    def value(self, key: str) -> float | None:
+        """Return a quantity's magnitude in its own unit, None if a step has no real solution."""
+        if key not in self._known:
+            magnitude = self._found(key, self.chain.resolved[key])
+            if magnitude is None or not math.isfinite(magnitude):
                 return None
-            inputs[other] = convert(magnitude, base.quantities[key].unit, base.quantities[key].plain_unit)
-    if not _is_checked(base, formula):
-        return None
-    quantity = base.quantities[item.via]
-    found = solve(formula.expr, symbol, inputs, positive=quantity.is_positive, no_solve=_unsolvable(formula))
-    if found is not None:
+            self._known[key] = magnitude
+        return self._known[key]
+
+    def _found(self, key: str, item: Resolution) -> float | None:
+        unit = self.base.quantities[key].unit
+        if item.how == "formula":
+            magnitude = self._solved(item)
+            return None if magnitude is None else convert(magnitude, self.base.quantities[item.via].unit, unit)
+        return convert(item.known.magnitude, item.known.unit, unit) if item.known else item.magnitude
+
+    def _solved(self, item: Resolution) -> float | None:
+        formula = item.formula
+        assert formula is not None  # a resolution by formula holds it
+        symbol = formula.symbol(item.via)
+        inputs: dict[str, Input] = {}
+        for other, key in formula.where.items():
+            if other != symbol:
+                magnitude = self.value(key)
+                if magnitude is None:
+                    return None
+                quantity = self.base.quantities[key]
+                inputs[other] = self.input(key, convert(magnitude, quantity.unit, quantity.plain_unit))
+        return self._step(item, formula, symbol, inputs) if _is_checked(self.base, formula) else None
+
+    def _step(self, item: Resolution, formula: Formula, symbol: str, inputs: Mapping[str, Input]) -> float | None:
+        quantity = self.base.quantities[item.via]
+        values = {other: each.magnitude for other, each in inputs.items()}
+        found = solve(formula.expr, symbol, values, positive=quantity.is_positive, no_solve=_unsolvable(formula))
+        if found is None:
+            return None
         found = convert(found, quantity.plain_unit, quantity.unit)
-        steps.append(
-            Step(
-                formula.name,
-                formula.expr,
-                inputs,
-                symbol,
-                item.quantity,
-                found,
-                quantity.unit,
-                formula.source,
-            )
-        )
-    return found
+        key, unit = f"formula:{formula.id}", quantity.unit
+        self.steps.append(Step(key, formula.expr, inputs, symbol, item.quantity, found, unit, formula.source))
+        return found
+
+    def input(self, key: str, magnitude: float) -> Input:
+        """Return what a symbol stands for, with where its magnitude comes from."""
+        item = self.chain.resolved[key]
+        given = [index for index in (item.value, item.partner) if index >= 0 and self.wording]
+        texts = tuple(self.wording.values[index].value.text for index in given) if self.wording else ()
+        return Input(key, magnitude, item.how, texts, item.known.key if item.known else "")
 
 
 @lru_cache(maxsize=4096)
@@ -195,7 +176,7 @@ def path_of(base: Formulary, wording: Wording, chain: Chain, steps: Sequence[Ste
     edges = tuple(_edges(base, wording, chain))
     if not edges:
         edges = tuple(
-            PathEdge(step.formula, "gives", base.quantities[step.quantity].name, source=step.source) for step in steps
+            PathEdge(UNIT_CONVERSION, "gives", base.quantities[step.quantity].name, source="question") for step in steps
         )
     return Path(edges, math.exp(-max(0.0, chain.cost) / 4))
 
