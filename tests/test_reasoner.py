@@ -90,6 +90,19 @@ def test_a_budget_of_nothing_is_refused(max_nodes):
         ReasonerConfig(max_nodes=max_nodes)
 
 
+@pytest.mark.parametrize("limit", [-1, float("nan")])
+def test_a_time_limit_below_nothing_is_refused(limit):
+    with pytest.raises(InputError, match="time_limit_s"):
+        ReasonerConfig(time_limit_s=limit)
+
+
+def test_at_the_time_limit_the_best_so_far_is_marked(films, formulas_base):
+    answer = Reasoner("films", config=ReasonerConfig(time_limit_s=0)).ask(QUESTION)
+    assert any("the time limit" in note and "incomplete" in note for note in answer.notes)
+    plenty = Reasoner("films", config=ReasonerConfig(time_limit_s=60)).ask(QUESTION)
+    assert names(plenty) == {"Alien", "The Duellists"} and not any("time limit" in note for note in plenty.notes)
+
+
 @pytest.fixture(scope="module")
 def built_in(models, python_base, formulas_base, hpo_base):
     """A reasoner over the built-in bases, with the encoder."""

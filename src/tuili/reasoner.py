@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -38,17 +39,21 @@ R = TypeVar("R")
 class ReasonerConfig:
     """How much a question may cost, and what it may use.
 
-    `max_nodes`: entities a search may touch, from 1. `neural`: whether the encoder may run. `mix`: how much each part
+    `max_nodes`: entities a search may touch, from 1. `time_limit_s`: after so long the best so far is the answer, with
+    a note; loading bases and models does not count. `neural`: whether the encoder may run. `mix`: how much each part
     of an edge weight counts; the decoder runs where its part does, which the shipped mix leaves out.
     """
 
     max_nodes: int = MAX_NODES
+    time_limit_s: float = math.inf
     neural: bool = True
     mix: Mix = field(default_factory=Mix.fitted)
 
     def __post_init__(self) -> None:
         if self.max_nodes < 1:
             raise InputError(f"max_nodes is {self.max_nodes}, it must be 1 or more; the default is {MAX_NODES}")
+        if not self.time_limit_s >= 0:
+            raise InputError(f"time_limit_s is {self.time_limit_s}, it must be 0 or more; the default is no limit")
 
 
 class Base:
@@ -164,17 +169,18 @@ class Reasoner:
         return FactReader.load("smollm2-135m", on_progress=self.on_progress)
 
     def _answer(self, question: str, base: Base, clock: Clock, memory: Mapping[str, Value]) -> Answer:
+        deadline = time.monotonic() + self.config.time_limit_s
         if "quantity" in base.graph.kinds:
-            derivation = derive(question, base.graph, memory=memory)
+            derivation = derive(question, base.graph, memory=memory, deadline=deadline)
             clock.lap("derive")
             if derivation is not None:
                 return conclude_derivation(derivation, base.graph)
         load: Callable[[], Encoder] | None = None if self._no_encoder else lambda: self.encoder
         weigher = Weigher(base.graph, load, self.config.mix, lambda: self.reader)
         base.linker.similarity = None if self._no_encoder else clock.timed("neural", self._similarity)
-        found = candidates(question, base.graph, base.linker, weigher, self.config.max_nodes)
+        found = candidates(question, base.graph, base.linker, weigher, self.config.max_nodes, deadline)
         clock.lap("link_and_search")
-        found = self._settle(found, base.graph, weigher)
+        found = self._settle(found, base.graph, weigher, deadline)
         clock.lap("weigh")
         if weigher.used_neural:
             clock.laps["neural"] = clock.laps.get("neural", 0.0) + clock.laps["weigh"]
@@ -187,12 +193,12 @@ class Reasoner:
         vectors = self.encoder.encode([text, *labels], truncate=True)
         return [float(one) for one in vectors[1:] @ vectors[0]]
 
-    def _settle(self, found: Candidates, graph: Graph, weigher: Weigher) -> Candidates:
+    def _settle(self, found: Candidates, graph: Graph, weigher: Weigher, deadline: float) -> Candidates:
         """Repeat the best reading's search with all edge weights where words alone are not enough."""
-        if not found.tried or not any(var.text for var in found.tried[0].compiled.query.variables):
+        if found.is_late or not found.tried or not any(var.text for var in found.tried[0].compiled.query.variables):
             return found
         best = found.tried[0]
-        best.outcome = Search(graph, best.compiled.query, weigher.match, self.config.max_nodes).run()
+        best.outcome = Search(graph, best.compiled.query, weigher.match, self.config.max_nodes, deadline=deadline).run()
         return found
 
 

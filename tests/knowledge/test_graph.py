@@ -91,7 +91,7 @@ def test_names_find_their_entities(films: Graph):
     assert [film for film, _ in films.search("a strange crew")] == [alien]
     assert films.search("crew", kinds=["person"]) == []
     assert films.search("?!") == []
-    assert {name for name, _ in films.labels_with_prefix("alien")} == {"alien", "alien 1979"}
+    assert {name for name, _ in films.labels_like("alien")} == {"alien", "alien 1979"}
 
 
 @pytest.mark.parametrize("text", ['"', "'", "a OR b", "NEAR(a b)", "*", "name:alien", "alien\x00", "-alien", "(" * 99])
@@ -186,3 +186,61 @@ def test_near_entities_stay_within_the_limit(tmp_path: Path):
         assert len(graph.near([hub], 2, 1000)) == 201
         assert graph.near([number(graph, "n7")], 1, 1000) == {hub, number(graph, "n7")}
         assert graph.near([hub], 3, 10) == {hub} | {number(graph, f"n{i}") for i in range(200)}
+
+
+# -- entities with very many facts ---------------------------------------------------------------
+
+
+@pytest.fixture
+def crowd(tmp_path: Path) -> Iterator[Graph]:
+    """A base where 3,000 things like one thing, which is more than are kept in memory."""
+    records: list[Record] = [Edge(f"thing {at}", "likes", "hub", 1.0, "crowd:1") for at in range(3000)]
+    records += [Edge("hub", "likes", "hub"), Edge("hub", "owns", "thing 7"), Edge("thing 7", "owns", "hub")]
+    yield from opened(tmp_path / "a.sqlite", records)
+
+
+def test_a_hub_is_read_no_further_than_asked(crowd: Graph):
+    hub = number(crowd, "hub")
+    assert len(crowd.step(hub, "likes", inverse=True, limit=10)) == 10
+    assert len(crowd.step(hub, "likes", inverse=True)) == 3001
+    assert [fact.subject for fact in crowd.step(hub, "owns", inverse=True, limit=1)] == [number(crowd, "thing 7")]
+    assert len(crowd.facts(hub, inverse=True)) == 3002 and len(crowd.facts(hub)) == 2
+    assert crowd.step(hub, "nothing", inverse=True) == []
+
+
+@pytest.mark.parametrize("warm", [False, True])
+def test_a_single_fact_is_found_whatever_its_ends_have(crowd: Graph, warm: bool):
+    hub, seven, eight = (number(crowd, key) for key in ("hub", "thing 7", "thing 8"))
+    if warm:
+        crowd.facts(hub), crowd.facts(seven)
+    assert crowd.fact(seven, "likes", hub) == next(iter(crowd.step(seven, "likes")))
+    assert crowd.fact(hub, "likes", seven) is None and crowd.fact(eight, "owns", hub) is None
+    assert crowd.fact(hub, "no such relation", seven) is None
+    assert crowd.meets(hub, "likes", {eight}, inverse=True) and crowd.meets(hub, "likes", {hub, eight})
+    assert not crowd.meets(hub, "owns", {eight}, inverse=True) and not crowd.meets(eight, "owns", {hub})
+
+
+def test_facts_of_an_overlay_join_those_of_a_hub(crowd: Graph):
+    crowd.overlay([Edge("newcomer", "likes", "hub")])
+    hub, newcomer = number(crowd, "hub"), number(crowd, "newcomer")
+    assert newcomer in {fact.subject for fact in crowd.step(hub, "likes", inverse=True, limit=1)}
+    assert crowd.fact(newcomer, "likes", hub) is not None and crowd.meets(hub, "likes", {newcomer}, inverse=True)
+
+
+def test_a_common_word_does_not_hide_the_rare_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("tuili.knowledge.graph.MAX_RANKED", 20)
+    records: list[Record] = [Edge(f"film {word}", "r", "x") for word in [f"n{at}" for at in range(100)]]
+    records += [Edge("film about whales", "r", "x"), Edge("whales", "r", "x")]
+    for graph in opened(tmp_path / "a.sqlite", records):
+        found = graph.search("films about whales film", limit=3)
+        assert graph.entity(found[0][0]).name == "film about whales" and len(found) == 3
+        assert [graph.entity(one).name for one, _ in found[:2]][1] == "whales"
+        assert all(score > 0 for _, score in found)
+
+
+def test_like_names_share_as_many_letters_as_it_takes(tmp_path: Path):
+    records: list[Record] = [Edge(f"abc{at}", "r", "abd") for at in range(30)]
+    for graph in opened(tmp_path / "a.sqlite", records):
+        assert len(graph.labels_like("abdx", limit=40)) == 31
+        assert graph.labels_like("abdx", limit=20) == [("abd", number(graph, "abd"))]
+        assert len(graph.labels_like("ab", limit=20)) == 20

@@ -283,3 +283,68 @@ def test_cycles_end_and_of_a_cycle_all_are_kept(tmp_path_factory, edges):
     shared = above[1] & above[2]
     assert found == {n for n in shared if not any(n in above[m] and m not in above[n] for m in shared)}
     assert bool(found) == bool(shared)
+
+
+# -- hubs, loops, islands, budgets, time ----------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def crowd(tmp_path_factory):
+    """A base where most things like one thing, with a loop, a cycle and an island."""
+    records = [Node(f"t{at}", "thing", f"Thing {at}") for at in range(5000)] + [Node("hub", "thing", "Hub")]
+    records += [Edge(f"t{at}", "likes", "hub") for at in range(5000)]
+    records += [Edge(f"t{at}", "knows", "t7") for at in (3, 4, 7)] + [Edge("t7", "knows", "t3")]
+    records += [Edge("t7", "part of", "t8"), Edge("t8", "part of", "t7")]
+    records += [Relation("part of", transitive=True), Kind("thing")]
+    path = tmp_path_factory.mktemp("crowd") / "crowd.sqlite"
+    build(path, records, origin="x")
+    with Store.open(path) as store:
+        yield Graph(store)
+
+
+def asked(graph, *constraints, max_nodes=20_000, deadline=math.inf):
+    """Search for ?x in constraints such as ("x", "likes", "hub")."""
+    names = dict.fromkeys(name for one in constraints for name in (one[0], one[2]))
+    variables = tuple(Var(name, ("thing",), () if len(name) == 1 else (graph.by_key(name),)) for name in names)
+    query = Query(variables, tuple(Constraint(*one) for one in constraints), ("x",))
+    outcome = Search(graph, query, fits_all, max_nodes, deadline=deadline).run()
+    return {graph.entity(one).key for one in outcome.found}, outcome
+
+
+def test_what_a_hub_has_is_tested_rather_than_followed(crowd):
+    found, outcome = asked(crowd, ("x", "likes", "hub"), ("x", "knows", "t7"), max_nodes=1000)
+    assert found == {"t3", "t4", "t7"} and not outcome.is_partial and outcome.num_expanded < 100
+    assert all(len(support.facts) == 2 for support in outcome.found.values())
+    assert asked(crowd, ("x", "likes", "hub"), ("x", "knows", "t9"))[0] == set()
+
+
+def test_a_hub_alone_is_followed_to_the_budget(crowd):
+    assert len(asked(crowd, ("x", "likes", "hub"))[0]) == 5000
+    found, outcome = asked(crowd, ("x", "likes", "hub"), max_nodes=100)
+    assert 100 <= len(found) <= 101 and outcome.is_partial
+
+
+def test_loops_and_cycles_end(crowd):
+    assert asked(crowd, ("x", "knows", "t7"), ("t7", "knows", "x"))[0] == {"t3", "t7"}
+    query = Query(
+        (Var("x", ("thing",)), Var("t7", ("thing",), (crowd.by_key("t7"),))),
+        (Constraint("x", "part of", "t7", closure=True),),
+        ("x",),
+    )
+    found = Search(crowd, query, fits_all).run().found
+    assert {crowd.entity(one).key for one in found} == {"t8"}
+
+
+def test_goals_that_nothing_joins(crowd):
+    found, outcome = asked(crowd, ("x", "knows", "t9"), ("x", "part of", "hub"))
+    assert found == set() and outcome.empty_at == "x" and not outcome.is_partial
+
+
+def test_a_budget_of_one(crowd):
+    found, outcome = asked(crowd, ("x", "knows", "t7"), max_nodes=1)
+    assert len(found) <= 2 and outcome.is_partial
+
+
+def test_no_time_gives_what_was_found_so_far(crowd):
+    found, outcome = asked(crowd, ("x", "likes", "hub"), deadline=-math.inf)
+    assert 0 < len(found) < 5000 and outcome.is_partial

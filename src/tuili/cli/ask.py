@@ -33,6 +33,7 @@ class Options:
     llm: bool
     questions: Path | None
     max_nodes: int | None
+    time_limit: float | None
     quiet: bool
 
 
@@ -58,6 +59,9 @@ class Options:
     help='Answer a batch: lines with "id", "question" and optionally "kb".',
 )
 @click.option("--max-nodes", type=click.IntRange(min=1), help="How many entities a search may touch.")
+@click.option(
+    "--time-limit", type=click.FloatRange(min=0), metavar="SECONDS", help="Then the best so far is the answer."
+)
 @click.option("--quiet", is_flag=True, help="Print the answer only; no progress, no explanation.")
 def command(words: Sequence[str], **given: Any) -> None:
     """Answer QUESTION, with the path that leads to the answer.
@@ -131,7 +135,8 @@ def show(answer: Answer, *, as_json: bool, explain: bool, with_notes: bool = Tru
 def _reasoner(options: Options, on_progress: OnProgress) -> Reasoner:
     from tuili.reasoner import Reasoner, ReasonerConfig
 
-    config = ReasonerConfig() if options.max_nodes is None else ReasonerConfig(max_nodes=options.max_nodes)
+    given: dict[str, Any] = {"max_nodes": options.max_nodes, "time_limit_s": options.time_limit}
+    config = ReasonerConfig(**{name: value for name, value in given.items() if value is not None})
     return Reasoner(options.kb, config=config, on_progress=on_progress)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar
@@ -16,7 +16,13 @@ from tuili.knowledge.store import MAX_NAME, Store, check_text, edge_row, parse_d
 
 _WORD = re.compile(r"\w+", re.UNICODE)
 _CHUNK = 500
+# An entity with more facts than this is read relation by relation, and no further than it is asked for.
+HUB = 2_000
+MAX_HUB_STEPS = 8
+# Words of a full-text search that more entities have are ranked over this many of them.
+MAX_RANKED = 5_000
 R = TypeVar("R", Kind, Relation)
+T = TypeVar("T")
 _FACTS = "SELECT id, subject, relation, object, weight, source, data FROM edge"
 # Where one entity has most of the facts, SQLite would else read the whole table for every entity.
 _INDEX_OF = {"subject": "sqlite_autoindex_edge_1", "object": "edge_object"}
@@ -62,6 +68,8 @@ class Graph:
         self.store = store
         self._entities: dict[int, Entity] = {}
         self._facts: dict[tuple[int, bool], tuple[Fact, ...]] = {}
+        self._hubs: set[tuple[int, bool]] = set()
+        self._hub_steps: dict[tuple[int, bool, int, str], list[Fact]] = {}
         self._overlay: list[Fact] = []
         self._overlay_ids: dict[str, int] = {}
         self._lock = threading.Lock()
@@ -102,6 +110,10 @@ class Graph:
     @cached_property
     def _relation_names(self) -> dict[int, str]:
         return dict(self._rows("SELECT id, name FROM relation"))
+
+    @cached_property
+    def _relation_ids(self) -> dict[str, int]:
+        return {name: number for number, name in self._relation_names.items()}
 
     def is_kind(self, kind: str, wanted: str) -> bool:
         """Tell whether `kind` is `wanted` or below it."""
@@ -153,24 +165,50 @@ class Graph:
                 found.setdefault(norm, []).append(self._overlay_ids[norm])
         return found
 
-    def labels_with_prefix(self, prefix: str, limit: int = 50_000) -> list[tuple[str, int]]:
-        """Return (normalised name, id) of the names that begin with `prefix`, for fuzzy matching."""
-        return self._rows(
-            "SELECT norm, node FROM label WHERE norm >= ? AND norm < ? LIMIT ?",
-            (prefix, prefix + "\U0010ffff", limit),
-        )
+    def labels_like(self, norm: str, limit: int = 5_000) -> list[tuple[str, int]]:
+        """Return (normalised name, id) of names that begin as `norm` does, for fuzzy matching.
+
+        Two letters are enough where no more than `limit` names share them, else more must be the same.
+        """
+        for length in range(2, max(3, len(norm))):
+            prefix = norm[:length]
+            rows = self._rows(
+                "SELECT norm, node FROM label WHERE norm >= ? AND norm < ? LIMIT ?",
+                (prefix, prefix + "\U0010ffff", limit + 1),
+            )
+            if len(rows) <= limit:
+                break
+        return rows[:limit]
 
     def facts(self, node: int, *, inverse: bool = False) -> tuple[Fact, ...]:
-        """Return the facts with `node` as subject, or as object if `inverse`, in order of entry."""
+        """Return the facts with `node` as subject, or as object if `inverse`, in order of entry; O(its facts)."""
+        if not self._is_hub(node, inverse):
+            return self._facts[node, inverse]
+        return tuple(self._read(node, inverse, -1))
+
+    def _is_hub(self, node: int, inverse: bool) -> bool:
+        """Tell whether a node has so many facts that they are not kept in memory; read those of others."""
         key = (node, inverse)
-        if key not in self._facts:
-            end = "object" if inverse else "subject"
-            select = f"{_FACTS} INDEXED BY {_INDEX_OF[end]} WHERE {end} = ? ORDER BY id"
-            with _damage(self.name):
-                stored = [self._fact(row) for row in self._rows(select, (node,))] if node > 0 else []
-            extra = [fact for fact in self._overlay if (fact.object if inverse else fact.subject) == node]
-            self._facts[key] = tuple(stored + extra)
-        return self._facts[key]
+        if key not in self._facts and key not in self._hubs:
+            found = self._read(node, inverse, HUB + 1)
+            if len(found) > HUB:
+                self._hubs.add(key)
+            else:
+                self._facts[key] = tuple(found)
+        return key in self._hubs
+
+    def _read(self, node: int, inverse: bool, limit: int, relation: str = "") -> list[Fact]:
+        """Read facts at `node`, of one relation or of all, at most `limit` of the store's own (-1: all)."""
+        end = "object" if inverse else "subject"
+        number = self._relation_ids.get(relation)
+        where = "" if number is None else f" AND relation = {number}"
+        select = f"{_FACTS} INDEXED BY {_INDEX_OF[end]} WHERE {end} = ?{where} LIMIT ?"
+        is_stored = node > 0 and (not relation or number is not None)
+        with _damage(self.name):
+            stored = [self._fact(row) for row in self._rows(select, (node, limit))] if is_stored else []
+        extra = [fact for fact in self._overlay if (fact.object if inverse else fact.subject) == node]
+        found = sorted(stored, key=lambda fact: fact.id) + extra
+        return [fact for fact in found if relation in ("", fact.relation)]
 
     def _fact(self, row: Sequence[Any]) -> Fact:
         number, subject, relation, object_, weight, source, data = row
@@ -179,9 +217,41 @@ class Graph:
             raise StoreError(f"{self.store.path.name} is damaged: fact {number} has no relation; build it anew")
         return Fact(number, subject, name, object_, weight, source, parse_data(data))
 
-    def step(self, node: int, relation: str, *, inverse: bool = False) -> list[Fact]:
-        """Return the facts of one relation at `node`."""
-        return [fact for fact in self.facts(node, inverse=inverse) if fact.relation == relation]
+    def step(self, node: int, relation: str, *, inverse: bool = False, limit: int = -1) -> list[Fact]:
+        """Return the facts of one relation at `node`; of a hub at least `limit`, if it has as many (-1: all)."""
+        if self._is_hub(node, inverse):
+            return self._hub_facts(node, inverse, limit, relation)
+        return [fact for fact in self._facts[node, inverse] if fact.relation == relation]
+
+    def _hub_facts(self, node: int, inverse: bool, limit: int, relation: str) -> list[Fact]:
+        """Read a hub's facts of one relation; the last few lists are kept, since readings ask for the same."""
+        key = (node, inverse, limit, relation)
+        if key not in self._hub_steps:
+            if len(self._hub_steps) >= MAX_HUB_STEPS:
+                self._hub_steps.pop(next(iter(self._hub_steps)))
+            self._hub_steps[key] = self._read(node, inverse, limit, relation)
+        return self._hub_steps[key]
+
+    def meets(self, node: int, relation: str, others: Collection[int], *, inverse: bool = False) -> bool:
+        """Tell whether a fact of this relation joins `node` to one of `others`."""
+        if not self._is_hub(node, inverse):
+            return any(fact.other(node) in others for fact in self.step(node, relation, inverse=inverse))
+        ends = ((other, node) if inverse else (node, other) for other in others)
+        return any(self.fact(subject, relation, object_) is not None for subject, object_ in ends)
+
+    def fact(self, subject: int, relation: str, object_: int) -> Fact | None:
+        """Return the fact with these ends, if there is one; it costs the same whatever the ends have."""
+        for node, inverse in ((subject, False), (object_, True)):
+            if (node, inverse) in self._facts:
+                facts = self.step(node, relation, inverse=inverse)
+                return next((fact for fact in facts if (fact.subject, fact.object) == (subject, object_)), None)
+        ends = (subject, self._relation_ids.get(relation), object_)
+        rows = self._rows(f"{_FACTS} WHERE subject = ? AND relation = ? AND object = ?", ends)
+        stored = [self._fact(row) for row in rows]
+        extra = [
+            one for one in self._overlay if (one.subject, one.relation, one.object) == (subject, relation, object_)
+        ]
+        return next(iter(stored + extra), None)
 
     def closure(self, node: int, relation: str, *, inverse: bool = False) -> dict[int, tuple[Fact, ...]]:
         """Return everything that a transitive relation reaches from `node`, with the facts that lead there.
@@ -225,11 +295,20 @@ class Graph:
         return [row[0] for row in self._rows(f"SELECT id FROM node WHERE kind IN ({marks}) LIMIT ?", (*kinds, limit))]
 
     def search(self, text: str, *, kinds: Sequence[str] = (), limit: int = 20) -> list[tuple[int, float]]:
-        """Full-text search (BM25 over name, aliases, description); best first, scores above 0."""
+        """Full-text search (BM25 over name, aliases, description); best first, scores above 0.
+
+        A word that more than `MAX_RANKED` entities have counts for that many of them only, so that the time does not
+        grow with the base.
+        """
         words = list(dict.fromkeys(_WORD.findall(text.casefold())))[:64]
         if not words:
             return []
         match = " OR ".join(f'"{word}"' for word in words)
+        if (
+            len(self._rows("SELECT 1 FROM node_fts WHERE node_fts MATCH ? LIMIT ?", (match, MAX_RANKED + 1)))
+            > MAX_RANKED
+        ):
+            return self._search_common(words, kinds, limit)
         wanted = [sub for kind in kinds for sub in self.subkinds(kind)]
         where = f" AND node.kind IN ({','.join('?' * len(wanted))})" if wanted else ""
         rows = self._rows(
@@ -238,6 +317,27 @@ class Graph:
             (match, *wanted, limit),
         )
         return [(number, -score) for number, score in rows]
+
+    def _search_common(self, words: Sequence[str], kinds: Sequence[str], limit: int) -> list[tuple[int, float]]:
+        """Add up scores word by word, each over a bounded number of entities, those with all words included."""
+        scores: dict[int, float] = {}
+        together = " AND ".join(f'"{word}"' for word in words)
+        for match in (*(f'"{word}"' for word in words), together):
+            rows = self._rows(
+                "SELECT rowid, bm25(node_fts, 8.0, 4.0, 1.0) FROM node_fts WHERE node_fts MATCH ? LIMIT ?",
+                (match, MAX_RANKED),
+            )
+            for number, score in rows:
+                is_new = match != together
+                scores[number] = scores.get(number, 0.0) - score if is_new else max(scores.get(number, 0.0), -score)
+        ranked = sorted(scores, key=lambda number: -scores[number])
+        wanted = {sub for kind in kinds for sub in self.subkinds(kind)}
+        found: list[tuple[int, float]] = []
+        for chunk in _batched(ranked):
+            found += [(one.id, scores[one.id]) for one in self.entities(chunk) if not wanted or one.kind in wanted]
+            if len(found) >= limit:
+                break
+        return found[:limit]
 
     def overlay(self, edges: Iterable[Edge]) -> None:
         """Add facts that live only as long as this object; the file is not touched.
@@ -255,6 +355,8 @@ class Graph:
             self._overlay.append(fact)
             self._add_signature(fact)
         self._facts.clear()
+        self._hubs.clear()
+        self._hub_steps.clear()
 
     def _add_signature(self, fact: Fact) -> None:
         """Let questions relate the kinds that an overlay's fact joins."""
@@ -276,7 +378,7 @@ class Graph:
         return number
 
 
-def _batched(items: Sequence[object]) -> Iterable[Sequence[object]]:
+def _batched(items: Sequence[T]) -> Iterable[Sequence[T]]:
     return (items[start : start + _CHUNK] for start in range(0, len(items), _CHUNK))
 
 

@@ -121,7 +121,7 @@ def near_names(store: Store, name: str) -> list[str]:
 
     graph = Graph(store)
     norm = normalise(name)
-    rows = graph.labels_with_prefix(norm[:2]) if norm else []
+    rows = graph.labels_like(norm) if norm else []
     spelled = process.extract(norm, dict(rows).keys(), scorer=fuzz.WRatio, limit=NUM_NEAR, score_cutoff=FUZZY_CUTOFF)
     by_label = dict(rows)
     ids = [by_label[label] for label, _, _ in spelled] + [number for number, _ in graph.search(name, limit=NUM_NEAR)]

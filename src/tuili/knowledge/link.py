@@ -289,7 +289,7 @@ class Linker:
         norm = normalise(token.text)
         if len(norm) < 4:
             return []
-        rows = self.graph.labels_with_prefix(norm[:2])
+        rows = self.graph.labels_like(norm)
         last = norm.rsplit(".", 1)[-1]
         near = process.extract(
             norm, [label for label, _ in rows], scorer=fuzz.ratio, limit=5, score_cutoff=FUZZY_CUTOFF

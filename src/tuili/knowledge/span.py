@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from tuili.knowledge.graph import Graph
+from tuili.knowledge.graph import HUB, Graph
 from tuili.knowledge.lexicon import Mention
 from tuili.knowledge.pieces import Piece, Pieces
 from tuili.knowledge.text import Token
@@ -129,7 +129,7 @@ class Spanner:
         return (
             not ids
             or len(ids) > _MAX_CHECKED
-            or any(self.graph.step(number, relation, inverse=inverse) for number in ids)
+            or any(self.graph.step(number, relation, inverse=inverse, limit=1) for number in ids)
         )
 
     def is_real(self, subject: Piece, object_: Piece, relation: str) -> bool:
@@ -141,11 +141,7 @@ class Spanner:
         if self.graph.relations[relation].transitive:
             return any(right & self.graph.closure(number, relation).keys() for number in left)
         small, inverse, other = (left, False, right) if len(left) <= len(right) else (right, True, left)
-        return any(
-            fact.other(number) in other
-            for number in small
-            for fact in self.graph.step(number, relation, inverse=inverse)
-        )
+        return any(self.graph.meets(number, relation, other, inverse=inverse) for number in small)
 
     def _mention(self, parts: Pieces, relation: str, subject: Piece, object_: Piece) -> Mention | None:
         places = (subject.start + object_.start) / 2
@@ -198,9 +194,8 @@ class Spanner:
         right = {number for member in object_.members for number in member.ids}
         if not left or not right or len(left) > 5:
             return True
-        middles = {fact.object for number in left for fact in self.graph.step(number, first)}
-        return any(
-            fact.subject in middles
-            for number in list(right)[:_MAX_CHECKED]
-            for fact in self.graph.step(number, second, inverse=True)
-        )
+        middles = {fact.object for number in left for fact in self.graph.step(number, first, limit=HUB + 1)}
+        if len(middles) > HUB:
+            return True
+        checked = list(right)[:_MAX_CHECKED]
+        return any(self.graph.meets(number, second, middles, inverse=True) for number in checked)

@@ -87,8 +87,7 @@ def _find(graph: Graph, edge: Mapping[str, Any]) -> Fact | None:
     names = [graph.entity(end).name for end in ends if end is not None]
     if names != [text(edge, "subject"), text(edge, "object")] or text(edge, "relation") not in graph.relations:
         return None
-    facts = graph.step(ends[0] or 0, text(edge, "relation"))
-    return next((fact for fact in facts if fact.object == ends[1]), None)
+    return graph.fact(ends[0] or 0, text(edge, "relation"), ends[1] or 0)
 
 
 # -- asking again --------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -43,15 +45,18 @@ class Tried:
 
 @dataclass
 class Candidates:
-    """Everything that was considered for one question on one base."""
+    """Everything that was considered for one question on one base; `is_late`: the time ended before all was tried."""
 
     tokens: list[Token]
     mentions: list[Mention]
     tried: list[Tried]
+    is_late: bool = False
 
 
-def candidates(question: str, graph: Graph, linker: Linker, weigher: Weigher, max_nodes: int) -> Candidates:
-    """Link, compile and try a question; `tried` is sorted, best first.
+def candidates(
+    question: str, graph: Graph, linker: Linker, weigher: Weigher, max_nodes: int, deadline: float = math.inf
+) -> Candidates:
+    """Link, compile and try a question; `tried` is sorted, best first. `deadline` is a time of `time.monotonic`.
 
     Raises:
         InputError: the question holds no word.
@@ -73,13 +78,15 @@ def candidates(question: str, graph: Graph, linker: Linker, weigher: Weigher, ma
     clauses = set(with_text[:NUM_TRIED_CLAUSES])
     first += [one for at, one in enumerate(later) if at in clauses]
     last = [one for at, one in enumerate(later) if at not in clauses]
-    tried = [_try(graph, one, weigher, max_nodes) for one in first]
-    if not any(one.outcome.found for one in tried):
-        for one in last[:NUM_LAST_TRIES]:
-            tried.append(_try(graph, one, weigher, max_nodes))
-            if tried[-1].outcome.found:
-                break
-    return Candidates(tokens, mentions, sorted(tried, key=lambda one: -one.score))
+    tried: list[Tried] = []
+    for at, one in enumerate((*first, *last[:NUM_LAST_TRIES])):
+        is_over = tried and time.monotonic() > deadline
+        if is_over or (at >= len(first) and any(each.outcome.found for each in tried)):
+            break
+        tried.append(_try(graph, one, weigher, max_nodes, deadline))
+    return Candidates(
+        tokens, mentions, sorted(tried, key=lambda one: -one.score), bool(tried) and time.monotonic() > deadline
+    )
 
 
 def _check_number(mentions: Sequence[Mention]) -> None:
@@ -89,8 +96,8 @@ def _check_number(mentions: Sequence[Mention]) -> None:
         raise LimitError(f"the question speaks of {number} things, the limit is {MAX_THINGS}; ask in parts")
 
 
-def _try(graph: Graph, compiled: Compiled, weigher: Weigher, max_nodes: int) -> Tried:
-    outcome = Search(graph, compiled.query, weigher.lexical, max_nodes).run()
+def _try(graph: Graph, compiled: Compiled, weigher: Weigher, max_nodes: int, deadline: float) -> Tried:
+    outcome = Search(graph, compiled.query, weigher.lexical, max_nodes, deadline=deadline).run()
     return Tried(compiled, outcome, compiled.score + _evidence(compiled, outcome))
 
 

@@ -18,6 +18,7 @@ from tuili.reason.confidence import features, probability
 from tuili.reason.explain import links, paths, wording
 from tuili.reason.lacking import lacking, nearest, presupposed
 from tuili.reason.ranking import is_ranked, ranked_answer
+from tuili.reason.search import Outcome
 from tuili.reason.weights import Weigher
 
 _IDENTIFIER = re.compile(r"[A-Za-z]+:\d+")
@@ -42,7 +43,7 @@ def conclude(question: str, graph: Graph, found: Candidates, weigher: Weigher) -
         "pruned": tuple(outcome.pruned[:MAX_PRUNED]),
         "features": evidence,
         "confidence": probability("search", evidence),
-        "notes": ("the search hit its budget; the answer may be incomplete",) if outcome.is_partial else (),
+        "notes": _notes(found, outcome),
     }
     reason = _lost_noun(found.tokens, query) or _objection(graph, best, shared["confidence"])
     if reason:
@@ -66,6 +67,13 @@ def conclude(question: str, graph: Graph, found: Candidates, weigher: Weigher) -
         paths=paths(graph, outcome.found, parts),
         **shared,
     )
+
+
+def _notes(found: Candidates, outcome: Outcome) -> tuple[str, ...]:
+    """Tell what cut the search short."""
+    if found.is_late:
+        return ("the time limit ended the search; this is the best so far and may be incomplete",)
+    return ("the search hit its budget; the answer may be incomplete",) if outcome.is_partial else ()
 
 
 def _not_understood(found: Candidates) -> str:
@@ -97,7 +105,7 @@ def _objection(graph: Graph, best: Tried, confidence: float) -> str:
     """Return why the best reading is no answer, or nothing."""
     query, outcome = best.compiled.query, best.outcome
     if outcome.is_partial and query.aggregate in _COUNTING:
-        return "too much is to be counted for the search's budget (max_nodes); ask about a part of it"
+        return "too much is to be counted for the search's budget (max_nodes, time_limit_s); ask about a part of it"
     if not outcome.found and query.aggregate not in _WITHOUT_ENTITIES:
         weighable = is_ranked(graph, query) and best.num_evidence > 1
         return "" if weighable and confidence >= CERTAIN else lacking(graph, query)

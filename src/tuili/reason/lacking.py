@@ -32,12 +32,14 @@ def _holds(graph: Graph, query: Query, constraint: Constraint) -> bool:
         return True
     other = object_ if start is subject else subject
     for number in start.ids:
-        reached = (
-            graph.closure(number, constraint.relation, inverse=inverse)
-            if constraint.closure
-            else {fact.other(number) for fact in graph.step(number, constraint.relation, inverse=inverse)}
-        )
-        if any(not other.is_constant or place in other.ids for place in reached):
+        if constraint.closure:
+            reached = graph.closure(number, constraint.relation, inverse=inverse).keys()
+            holds = bool(reached & set(other.ids) if other.is_constant else reached)
+        elif other.is_constant:
+            holds = graph.meets(number, constraint.relation, set(other.ids), inverse=inverse)
+        else:
+            holds = bool(graph.step(number, constraint.relation, inverse=inverse, limit=1))
+        if holds:
             return True
     return False
 
@@ -98,7 +100,9 @@ def nearest(graph: Graph, query: Query, outcome: Outcome) -> tuple[str, ...]:
                 names = {
                     graph.entity(fact.other(number)).name
                     for number in near.ids[:20]
-                    for fact in graph.step(number, constraint.relation, inverse=inverse)[:_MAX_CONSIDERED]
+                    for fact in graph.step(number, constraint.relation, inverse=inverse, limit=_MAX_CONSIDERED)[
+                        :_MAX_CONSIDERED
+                    ]
                 }
                 best = process.extract(normalise(far.label), sorted(names), scorer=fuzz.WRatio, limit=MAX_NEAREST)
                 if best:

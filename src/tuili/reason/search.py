@@ -7,6 +7,7 @@ intersected where they meet, so only entities near the question's links are ever
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -19,6 +20,9 @@ MAX_NODES = 20_000
 SHORTLIST = 60
 # Words that fit nothing better than this don't tell several things apart.
 MIN_FILTER = 0.3
+# What a constant has more facts of is tested for what is left of the others, rather than followed.
+MANY = 2_000
+MAX_PRUNED = 200
 # How many facts a search may follow for each entity that it may touch.
 STEPS_PER_NODE = 5
 
@@ -53,13 +57,20 @@ class Search:
     """Evaluates one query on one graph."""
 
     def __init__(
-        self, graph: Graph, query: Query, match: Matcher, max_nodes: int = MAX_NODES, min_fit: float = 0.0
+        self,
+        graph: Graph,
+        query: Query,
+        match: Matcher,
+        max_nodes: int = MAX_NODES,
+        min_fit: float = 0.0,
+        deadline: float = math.inf,
     ) -> None:
         self.graph = graph
         self.query = query
         self.match = match
         self.max_nodes = max_nodes
         self.min_fit = min_fit
+        self.deadline = deadline
         self.outcome = Outcome()
         self._num_steps = 0
         self._held: dict[tuple[int, str], bool] = {}
@@ -147,17 +158,50 @@ class Search:
     def _grow(
         self, var: Var, found: Found | None, constraints: Sequence[Constraint], visited: frozenset[str]
     ) -> Found | None:
-        """Intersect what each constraint allows; constraints of one relation meet by name if the kind says so."""
+        """Intersect what each constraint allows; constraints of one relation meet by name if the kind says so.
+
+        The constraints with many facts come last, and only test what the others left.
+        """
         groups: dict[tuple[str, bool], list[Found]] = {}
+        large = [one for one in constraints if self._is_large(var, one, visited)]
         for constraint in constraints:
-            forward = constraint.object == var.name
-            groups.setdefault((constraint.relation, forward), []).append(self._reach(constraint, var.name, visited))
+            if constraint not in large:
+                forward = constraint.object == var.name
+                groups.setdefault((constraint.relation, forward), []).append(self._reach(constraint, var.name, visited))
         for sets in groups.values():
             met = sets[0]
             for following in sets[1:]:
                 met = self._meet(var, met, following)
             found = met if found is None else _intersect(found, met)
+        for constraint in large:
+            if found is None:
+                found = self._reach(constraint, var.name, visited)
+            else:
+                found = self._kept(found, constraint, var.name, visited)
         return found
+
+    def _is_large(self, var: Var, constraint: Constraint, visited: frozenset[str]) -> bool:
+        """Tell whether a constraint's constant has many facts of its relation, all plainly about the variable."""
+        other = self.query.var(self._other(constraint, var.name, visited))
+        relation, inverse = self.graph.relations[constraint.relation], constraint.object != var.name
+        is_plain = not (constraint.closure or relation.object_through or relation.subject_through)
+        if not (is_plain and other.ids and not other.text and not self._by_name(var)):
+            return False
+        step = self.graph.step
+        return any(len(step(one, relation.name, inverse=inverse, limit=MANY + 1)) > MANY for one in other.ids)
+
+    def _kept(self, found: Found, constraint: Constraint, name: str, visited: frozenset[str]) -> Found:
+        """Return those that a fact joins to the constraint's constants."""
+        others = self.query.var(self._other(constraint, name, visited)).ids
+        forward = constraint.object == name
+        kept: Found = {}
+        for number, support in found.items():
+            ends = ((other, number) if forward else (number, other) for other in others)
+            facts = (self.graph.fact(subject, constraint.relation, object_) for subject, object_ in ends)
+            passing = next((fact for fact in facts if fact and _passes(fact, constraint.where)), None)
+            if passing:
+                kept[number] = Support((*support.facts, passing), support.fit)
+        return kept
 
     def _meet(self, var: Var, left: Found, right: Found) -> Found:
         if not self._by_name(var):
@@ -200,11 +244,15 @@ class Search:
             if target not in reached or len(joined.facts) < len(reached[target].facts):
                 reached[target] = joined
             self._num_steps += 1
-            if len(reached) > self.max_nodes or self._num_steps > STEPS_PER_NODE * self.max_nodes:
+            if len(reached) > self.max_nodes or self._num_steps > STEPS_PER_NODE * self.max_nodes or self._is_late():
                 self.outcome.is_partial = True
                 break
         self.outcome.num_expanded += len(reached)
         return reached
+
+    def _is_late(self) -> bool:
+        """Tell every thousand steps whether the time is over."""
+        return self._num_steps % 1000 == 0 and time.monotonic() > self.deadline
 
     def _step(self, number: int, constraint: Constraint, forward: bool) -> Iterable[tuple[int, tuple[Fact, ...]]]:
         relation = self.graph.relations[constraint.relation]
@@ -212,7 +260,7 @@ class Search:
             yield from self.graph.closure(number, relation.name, inverse=not forward).items()
             return
         for facts, place in self._places(number, constraint, forward):
-            for fact in self.graph.step(place, relation.name, inverse=not forward):
+            for fact in self.graph.step(place, relation.name, inverse=not forward, limit=self.max_nodes + 1):
                 if _passes(fact, constraint.where):
                     yield fact.other(place), (*facts, fact)
                     if not forward and self._inherits(relation):
@@ -241,7 +289,7 @@ class Search:
         for number, support in found.items():
             facts = [
                 fact
-                for fact in self.graph.step(number, constraint.relation, inverse=inverse)
+                for fact in self.graph.step(number, constraint.relation, inverse=inverse, limit=self.max_nodes + 1)
                 if _passes(fact, constraint.where) and self._holds(fact.other(number), other, visited)
             ]
             if bool(facts) != constraint.negated:
@@ -312,6 +360,8 @@ class Search:
         }
 
     def _prune(self, number: int, reason: str, weight: float = 0.0, fact: Fact | None = None) -> None:
+        if len(self.outcome.pruned) >= MAX_PRUNED:
+            return
         from tuili.reason.explain import path_edge
 
         edge = path_edge(self.graph, fact) if fact else None
@@ -341,14 +391,14 @@ class Search:
         """Count, for each target, the entities that the counted variable can be beside it."""
         target = self.query.targets[0]
         for number in self.outcome.found:
-            if self.outcome.num_expanded > self.max_nodes:
+            if self.outcome.num_expanded > self.max_nodes or time.monotonic() > self.deadline:
                 self.outcome.is_partial = True
                 break
             variables = tuple(
                 replace(var, ids=(number,)) if var.name == target else var for var in self.query.variables
             )
             query = replace(self.query, variables=variables, counted="")
-            search = Search(self.graph, query, self.match, self.max_nodes, self.min_fit)
+            search = Search(self.graph, query, self.match, self.max_nodes, self.min_fit, self.deadline)
             self.outcome.counts[number] = len(search._evaluate(self.query.counted, frozenset()))
             self.outcome.num_expanded += search.outcome.num_expanded
             self.outcome.is_partial |= search.outcome.is_partial

@@ -18,7 +18,7 @@ def conclude_derivation(derivation: Derivation, graph: Graph) -> Answer:
         "paths": derivation.paths,
         "steps": derivation.steps,
         "pruned": derivation.pruned,
-        "notes": (*derivation.assumptions, *(f"not used: {text}" for text in derivation.unused)),
+        "notes": (*derivation.assumptions, *(f"not used: {text}" for text in derivation.unused), *_late(derivation)),
         "features": derivation.features,
         "confidence": confidence,
     }
@@ -39,6 +39,12 @@ def conclude_derivation(derivation: Derivation, graph: Graph) -> Answer:
     return Answer(
         derivation.question, text, graph.name, value=derivation.values[-1], values=derivation.values, **shared
     )
+
+
+def _late(derivation: Derivation) -> tuple[str, ...]:
+    if not derivation.is_partial:
+        return ()
+    return ("the time limit ended the search; this is the best so far and may be incomplete",)
 
 
 def _missing(derivation: Derivation) -> str:

@@ -11,6 +11,7 @@ from tuili.knowledge.graph import Graph
 from tuili.knowledge.query import Aggregate, Value
 from tuili.knowledge.sources.formulas import read_formulas
 from tuili.knowledge.store import Store
+from tuili.reason.solve import conclude_derivation
 from tuili.reason.verify import convert
 from tuili.reason.worlds.derivations import Derivation, derive
 
@@ -288,3 +289,12 @@ def test_no_other_formula_fills_the_gap(graph: Graph, question: str, missing: st
 def test_a_property_or_identity_of_something_else_is_no_answer(graph: Graph, question: str) -> None:
     found = derive(question, graph)
     assert found is None or not found.is_solved
+
+
+def test_at_the_deadline_the_best_chain_so_far_is_taken(graph: Graph):
+    question = "What is the kinetic energy of a 1500 kg car at 90 km/h?"
+    whole, cut = derive(question, graph), derive(question, graph, deadline=-1.0)
+    assert whole is not None and not whole.is_partial
+    assert cut is not None and cut.is_partial
+    answer = conclude_derivation(cut, graph)
+    assert any("time limit" in note for note in answer.notes)

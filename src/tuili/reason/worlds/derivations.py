@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
@@ -61,6 +63,7 @@ class Derivation:
     missing: tuple[str, ...] = ()
     nearest: tuple[str, ...] = ()
     reason: str = ""
+    is_partial: bool = False
 
     @property
     def is_solved(self) -> bool:
@@ -76,11 +79,13 @@ def derive(
     graph: Graph,
     similarity: Similarity | None = None,
     memory: Mapping[str, Value] | None = None,
+    deadline: float = math.inf,
 ) -> Derivation | None:
     """Solve a quantitative question over a base of formulas; None if it asks for no quantity.
 
     `similarity` scores texts against the question where the words leave a tie. `memory` holds
-    values of quantities known from earlier turns, by quantity id.
+    values of quantities known from earlier turns, by quantity id. At `deadline`, a time of `time.monotonic`, the best
+    chain so far is taken, and the derivation is marked partial.
 
     Raises:
         LimitError: the question holds too many or too large numbers.
@@ -97,7 +102,8 @@ def derive(
     slots = asked.slots()
     if not slots or not (memory or _is_quantitative(wording)):
         return _nothing_asked(question, base, wording, asked)
-    return _Solver(question, base, wording, bindings, similarity, _remembered(base, memory or {})).solve(slots)
+    remembered = _remembered(base, memory or {})
+    return _Solver(question, base, wording, bindings, similarity, remembered, deadline).solve(slots)
 
 
 def _nothing_asked(question: str, base: Formulary, wording: Wording, asked: Asked) -> Derivation | None:
@@ -148,13 +154,16 @@ class _Solver:
         bindings: Bindings,
         similarity: Similarity | None,
         remembered: dict[str, float],
+        deadline: float,
     ) -> None:
+        self.deadline = deadline
         self.question = question
         self.base = base
         self.wording = wording
         self.bindings = bindings
         self.similarity = similarity
         self.remembered = remembered
+        self.is_late = False
         self.earlier: dict[str, float] = {}
         self.meanings: dict[int, str] = {}
         self.rejected: list[tuple[Chain, str]] = []
@@ -210,7 +219,8 @@ class _Solver:
             else:
                 self._take(slot, chain, complete)
             search.bound = _bound(complete, incomplete)
-            if len(complete) >= _NUM_CHAINS:
+            self.is_late = time.monotonic() > self.deadline
+            if len(complete) >= _NUM_CHAINS or self.is_late:
                 break
         return self._choose(slot, complete, incomplete, scene)
 
@@ -294,6 +304,7 @@ class _Solver:
             missing=missing,
             nearest=tuple(self.base.formulas[key].name for item in failed for key in sorted(item.chain.formulas)),
             reason=f"missing: {', '.join(missing)}" if missing else "",
+            is_partial=self.is_late,
         )
 
     def _known(self, done: Sequence[Solved]) -> dict[str, float]:
