@@ -97,7 +97,10 @@ class Step:
 class World(Protocol):
     """What a policy can act in; one object steps many walks at once."""
 
-    feature_names: tuple[str, ...]
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """What each column of the features is."""
+        ...
 
     def start(self, num_walks: int, rng: np.random.Generator) -> Choices:
         """Begin new walks and return their first actions."""
