@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from conftest import Family
 
 CONFIG = LearnConfig(
-    fit=FitConfig(size=32, epochs=12, batch=16, learning_rate=5e-3),
+    fit=FitConfig(size=32, epochs=12, least_steps=0, batch=16, learning_rate=5e-3),
     ppo=PPOConfig(num_updates=3, num_walks=32, hidden=8),
 )
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -34,8 +33,6 @@ VALIDATED = 0.2
 MAX_VALIDATED = 1_000
 NUM_BINS = 10
 LEAST = 2
-LEAST_BATCH = 16
-LEAST_STEPS = 200
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -184,21 +181,9 @@ def _stage1(
     if not examples:
         tried = config.budget.max_hops
         raise InputError(f"none of {len(train)} questions has a path of up to {tried} hops to an answer")
-    conditioning = fit_conditioning(hops, examples, _with_steps(config, len(examples)), reader, begun, on_stage)
+    conditioning = fit_conditioning(hops, examples, config, reader, begun, on_stage)
     save(Learned(conditioning, None, Sureness(), run), files.stage1)
     return conditioning
-
-
-def _with_steps(config: LearnConfig, num_examples: int) -> LearnConfig:
-    """Return the settings with enough epochs for few questions, unless they are given."""
-    if config.fit is not None:
-        return config
-    from tuili.reason.conditioning_fit import FitConfig
-
-    default = FitConfig(max_hops=config.budget.max_hops, seed=config.seed)
-    batch = min(default.batch, max(LEAST_BATCH, num_examples // 8))
-    epochs = max(default.epochs, math.ceil(LEAST_STEPS * batch / num_examples))
-    return replace(config, fit=replace(default, batch=batch, epochs=epochs))
 
 
 # -- judging -------------------------------------------------------------------------------------
