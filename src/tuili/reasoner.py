@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from tuili.errors import DependencyError, InputError, ModelFileError, SourceError, StoreError
@@ -20,16 +21,18 @@ from tuili.knowledge.store import Store, check_text
 from tuili.knowledge.text import MAX_QUESTION
 from tuili.reason.answer import Answer
 from tuili.reason.candidates import Candidates, candidates
-from tuili.reason.conclude import conclude
+from tuili.reason.conclude import CERTAIN, conclude
 from tuili.reason.route import route
 from tuili.reason.search import MAX_NODES, Search
 from tuili.reason.solve import conclude_derivation
+from tuili.reason.walk_file import walk_path
 from tuili.reason.weights import Mix, Weigher
 from tuili.reason.worlds.derivations import derive
 
 if TYPE_CHECKING:
     from tuili.model.encoder import Encoder
     from tuili.reason.decoder import FactReader
+    from tuili.reason.walk_answer import LearnedWalk
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -40,13 +43,15 @@ class ReasonerConfig:
     """How much a question may cost, and what it may use.
 
     `max_nodes`: entities a search may touch, from 1. `time_limit_s`: after so long the best so far is the answer, with
-    a note; loading bases and models does not count. `neural`: whether the encoder may run. `mix`: how much each part
+    a note; loading bases and models does not count. `neural`: whether the encoder may run. `learned`: whether a
+    walk learned for the base (`tuili learn`) answers where it is surer. `mix`: how much each part
     of an edge weight counts; the decoder runs where its part does, which the shipped mix leaves out.
     """
 
     max_nodes: int = MAX_NODES
     time_limit_s: float = math.inf
     neural: bool = True
+    learned: bool = True
     mix: Mix = field(default_factory=Mix.fitted)
 
     def __post_init__(self) -> None:
@@ -96,6 +101,7 @@ class Reasoner:
         self.on_progress = on_progress or (lambda stage, done, total: None)
         self.left_out: dict[str, str] = {}
         self._bases: dict[str, Base] = {}
+        self._walks: dict[tuple[str, int], LearnedWalk] = {}
         self._no_encoder = "" if self.config.neural else "the encoder is switched off"
 
     def ask(self, question: str, *, kb: str | None = None, memory: Mapping[str, Value] | None = None) -> Answer:
@@ -153,6 +159,7 @@ class Reasoner:
     def forget_overlays(self) -> None:
         """Open all bases anew, without the facts added to their overlays."""
         self._bases.clear()
+        self._walks.clear()
 
     @cached_property
     def encoder(self) -> Encoder:
@@ -186,7 +193,30 @@ class Reasoner:
             clock.laps["neural"] = clock.laps.get("neural", 0.0) + clock.laps["weigh"]
         answer = conclude(question, base.graph, found, weigher)
         clock.lap("explain")
-        return answer
+        return self._surer(question, base, answer, clock) if self.config.learned else answer
+
+    def _surer(self, question: str, base: Base, answer: Answer, clock: Clock) -> Answer:
+        """Return the learned walk's answer where there is a walk and it is surer than `answer`."""
+        path = walk_path(base.graph.name)
+        if not path.is_file():
+            return answer
+        try:
+            walked = self._walk(base, path).answer(question, base.linker)
+        except (DependencyError, ModelFileError) as error:
+            return replace(answer, notes=(*answer.notes, f"the learned walk is left out: {error}"))
+        clock.lap("walk")
+        if walked is None or walked.confidence < CERTAIN:
+            return answer
+        return walked if answer.abstained or walked.confidence > answer.confidence else answer
+
+    def _walk(self, base: Base, path: Path) -> LearnedWalk:
+        """Open the walk learned for a base, once as long as its file is the same."""
+        from tuili.reason.walk_answer import LearnedWalk
+
+        key = (base.graph.name, path.stat().st_mtime_ns)
+        if key not in self._walks:
+            self._walks[key] = LearnedWalk.load(path, base.graph, None if self._no_encoder else lambda: self.encoder)
+        return self._walks[key]
 
     def _similarity(self, text: str, labels: Sequence[str]) -> Sequence[float]:
         """Return the cosine of a text's vector with each label's."""

@@ -18,6 +18,7 @@ VERBS = {
     "ask": "Answer a question, with the path that leads to the answer.",
     "verify": "Check an answer again from the base alone: facts, sources, steps, weights.",
     "chat": "Ask question after question; each may refer to the ones before.",
+    "learn": "Learn to answer questions over a base by walking, from questions and answers.",
     "kb": "Build, list, inspect, check and export knowledge bases.",
     "models": "List, bring, remove and look at models.",
     "port": "Give a decoder sparse attention; report what it reads, loses and saves.",

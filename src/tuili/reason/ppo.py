@@ -264,10 +264,10 @@ class Trainer:
                     total=self.config.num_updates,
                     reward=reward,
                     length=length,
-                    policy_loss=parts[0],
-                    value_loss=parts[1],
-                    entropy=parts[2],
-                    kl=parts[3],
+                    policy_loss=float(parts[0]),
+                    value_loss=float(parts[1]),
+                    entropy=float(parts[2]),
+                    kl=float(parts[3]),
                     seconds_left=left,
                 )
             )

@@ -1,0 +1,72 @@
+import json
+
+import pytest
+
+from tuili.knowledge.build import build
+from tuili.knowledge.records import Edge
+
+
+@pytest.fixture
+def people(home):
+    """A base of forty people in five towns, each the pupil of another."""
+    facts = [Edge(f"Person {at}", "lives in", f"Town {at % 5}", 1.0, f"people.tsv:{at}") for at in range(40)]
+    facts += [Edge(f"Person {at}", "taught by", f"Person {at // 2}", 1.0, f"pupils.tsv:{at}") for at in range(2, 40)]
+    build(home / "kb" / "people.sqlite", facts, origin="made")
+    return home
+
+
+@pytest.fixture
+def questions(tmp_path):
+    rows = [{"question": f"which town does Person {at} call home", "answers": [f"Town {at % 5}"]} for at in range(30)]
+    rows += [
+        {"question": f"whose lessons did Person {at} take", "answers": [f"Person {at // 2}"], "start": [f"Person {at}"]}
+        for at in range(2, 40)
+    ]
+    path = tmp_path / "questions.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return path
+
+
+def test_a_learned_walk_answers_and_its_answer_can_be_verified(people, questions, tuili, tmp_path):
+    curves = tmp_path / "c.svg"
+    shown = tuili("learn", "people", "--questions", questions, "--words-only", "--updates", 3, "--curves", curves)
+    assert shown.code == 0, shown.err
+    assert "with PPO" in shown.out and "calibration error" in shown.out and "PPO, update 3 of 3" in shown.err
+    assert curves.read_text().count("<path") > 20
+    asked = tuili("ask", "--kb", "people", "--json", "which town does Person 33 call home")
+    answer = asked.json
+    assert answer["answer"] == "Town 3" and any("tuili learn" in note for note in answer["notes"])
+    assert answer["sources"] == ["people.tsv:33"] and 0.5 < answer["confidence"] < 1
+    (tmp_path / "a.json").write_text(asked.out)
+    assert tuili("verify", tmp_path / "a.json").code == 0
+    (tmp_path / "a.json").write_text(asked.out.replace("people.tsv:33", "people.tsv:3"))
+    assert tuili("verify", tmp_path / "a.json").code == 1
+
+
+def test_without_questions_the_base_s_own_relations_are_learned(people, tuili):
+    found = tuili("learn", "people", "--words-only", "--updates", 1, "--json")
+    assert found.code == 0 and "questions made from the base's relations" in found.err
+    assert found.json["prior"]["hits1"] > 0.6 and found.json["out"].endswith("people.safetensors")
+
+
+def test_questions_that_name_nothing_are_refused_or_left_out(people, questions, tuili):
+    with questions.open("a") as file:
+        file.write('\n{"question": "where does Nobody live", "answers": ["Town 1"], "start": ["Nobody"]}')
+    shown = tuili("learn", "people", "--questions", questions, "--words-only", "--updates", 1)
+    assert shown.code == 3 and "line 69: nothing that the question names" in shown.err and "--skip-bad" in shown.err
+    left_out = tuili("learn", "people", "--questions", questions, "--words-only", "--updates", 1, "--skip-bad")
+    assert left_out.code == 0 and "1 of 69 questions can't be used" in left_out.err
+
+
+def test_a_damaged_walk_is_left_out_and_said(people, tuili):
+    path = people / "walks" / "people.safetensors"
+    path.parent.mkdir()
+    path.write_bytes(b"nothing")
+    answer = tuili("ask", "--kb", "people", "--json", "Where does Person 3 live?").json
+    assert any("learned walk is left out" in note for note in answer["notes"])
+
+
+@pytest.mark.parametrize("name", ["c.gif", "c"])
+def test_curves_are_drawn_as_svg_or_png_only(people, tuili, name):
+    shown = tuili("learn", "people", "--curves", name)
+    assert shown.code == 2 and ".svg or .png" in shown.err
