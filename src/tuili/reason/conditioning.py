@@ -101,7 +101,7 @@ class Menu:
         for place in range(num):
             cosine_TA[:, place] = (words.vectors_TD @ self.word_vectors[place].T).max(axis=1, initial=-1.0)
             overlap_TA[:, place] = [each in self.stems[place] for each in stems]
-        content_T1 = words.is_content_T[:, None]
+        content_T1 = words.is_content[:, None]
         return cosine_TA * content_T1, overlap_TA * content_T1
 
 
@@ -111,7 +111,7 @@ def _spoken(words: Words) -> list[str]:
 
 
 def _content(words: Words) -> Floats:
-    kept = words.is_content_T > 0
+    kept = words.is_content > 0
     return words.vectors_TD[kept] if kept.any() else words.vectors_TD
 
 
@@ -180,7 +180,7 @@ class Conditioning:
     def hear(self, words: Words, menu: Menu) -> Heard:
         """Read a question once for all hops; O(T * (width + A))."""
         w = self.weights
-        hidden_TD = words.vectors_TD @ w["w_word"] + w["place"][words.distance_T + MAX_DISTANCE]
+        hidden_TD = words.vectors_TD @ w["w_word"] + w["place"][words.distance + MAX_DISTANCE]
         for layer in ("1", "2"):
             hidden_TD = hidden_TD + np.maximum(_windows(hidden_TD) @ w[f"near_{layer}"] + w[f"bias_{layer}"], 0)
         return Heard(words, hidden_TD, *menu.likeness(words))

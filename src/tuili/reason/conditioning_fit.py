@@ -282,7 +282,7 @@ def _texts(examples: Sequence[Example], read: dict[str, Words], menu: Menu) -> _
     lengths = torch.tensor([len(each.words) for each in words])
     return _Texts(
         padded([each.vectors_TD for each in words]),
-        padded([each.distance_T + MAX_DISTANCE for each in words]),
+        padded([each.distance + MAX_DISTANCE for each in words]),
         padded([cosine for cosine, _ in likeness]),
         padded([overlap for _, overlap in likeness]),
         (torch.arange(num_words) < lengths[:, None]).float(),

@@ -40,13 +40,13 @@ class Words:
     vectors_TD: Floats
 
     @property
-    def is_content_T(self) -> Floats:
+    def is_content(self) -> Floats:
         """1 for a word with a meaning of its own, 0 for one that carries grammar or the mask."""
         kept = [word.casefold() not in FUNCTION_WORDS and word != MASK for word in self.words]
         return np.array(kept, dtype=np.float32)
 
     @property
-    def distance_T(self) -> Ints:
+    def distance(self) -> Ints:
         """Words between each word and the nearest mask, negative before it, at most `MAX_DISTANCE` either way."""
         masks = [place for place, word in enumerate(self.words) if word == MASK]
         if not masks:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tuili.reason.worlds.hops import Frontier, Hops, IntArray, hop, start_at
+from tuili.reason.worlds.hops import Frontier, Hops, IntArray, start_at
 
 # A path's reward leans to precision: a base that lacks facts still leads to some of the answers.
 BETA = 0.5
@@ -36,10 +36,18 @@ class Lead:
 
 
 def f_score(found: IntArray, answers: IntArray, beta: float = 1.0) -> float:
-    """Return F of two sets of distinct nodes; beta < 1 leans to precision. Source: van Rijsbergen 1979, chapter 7."""
-    num_right = len(np.intersect1d(found, answers, assume_unique=True))
+    """Return F of two ascending sets of nodes; beta < 1 leans to precision. Source: van Rijsbergen 1979, chapter 7."""
+    num_right = num_shared(found, answers)
     total = len(found) + beta * beta * len(answers)
     return (1 + beta * beta) * num_right / total if total else 0.0
+
+
+def num_shared(left: IntArray, right: IntArray) -> int:
+    """Return how many nodes two ascending sets share."""
+    if not len(left) or not len(right):
+        return 0
+    place = np.minimum(np.searchsorted(right, left), len(right) - 1)
+    return int((right[place] == left).sum())
 
 
 def leads(hops: Hops, start: IntArray, answers: IntArray, budget: Budget, keep: int = 6) -> list[Lead]:
@@ -47,41 +55,43 @@ def leads(hops: Hops, start: IntArray, answers: IntArray, budget: Budget, keep: 
 
     Breadth first, hops with few edges first; hops over the budget are not taken.
     """
-    found = [lead for lead in _walks(hops, start_at(start.tolist()), answers, budget) if lead.reward > 0]
-    found.sort(key=lambda lead: (-lead.reward, len(lead.path), lead.path))
-    return found[:keep]
+    found = sorted(_walks(hops, start_at(start.tolist()), answers, budget), key=lambda one: one.order)
+    return [_lead(hops, one, budget.max_hops) for one in found[:keep]]
 
 
-def _walks(hops: Hops, start: Frontier, answers: IntArray, budget: Budget) -> Iterator[Lead]:
-    answers = np.unique(answers)
-    layer: list[tuple[tuple[int, ...], Frontier, list[IntArray]]] = [((), start, [])]
-    num_tried = 0
-    for depth in range(budget.max_hops):
-        following = []
-        for path, frontier, history in layer:
-            leaving = hops.leaving(frontier.nodes_V)
-            for action in _by_size(leaving, budget.max_edges):
-                if num_tried >= budget.max_tried:
-                    return
+@dataclass(frozen=True, slots=True)
+class _Walk:
+    """A path, where it ends, what left each of its states, and its reward."""
+
+    path: tuple[int, ...]
+    end: Frontier
+    leaving: tuple[IntArray, ...] = ()
+    reward: float = 0.0
+
+    @property
+    def order(self) -> tuple[float, int, tuple[int, ...]]:
+        return -self.reward, len(self.path), self.path
+
+
+def _walks(hops: Hops, start: Frontier, answers: IntArray, budget: Budget) -> Iterator[_Walk]:
+    """Yield the walks within the budget that reach an answer."""
+    answers, num_tried = np.unique(answers), 0
+    layer = [_Walk((), start)]
+    for _ in range(budget.max_hops):
+        following: list[_Walk] = []
+        for walk in layer:
+            leaving = hops.leaving(walk.end.nodes_V)
+            ends = sorted(hops.spread(walk.end, budget.max_edges).items(), key=lambda one: one[1].num_edges)
+            for action, reached in ends[: max(0, budget.max_tried - num_tried)]:
                 num_tried += 1
-                reached = hop(hops, frontier, action, start)
-                if not len(reached.nodes_V):
-                    continue
-                one = ((*path, action), reached, [*history, leaving])
-                reward = f_score(reached.nodes_V, answers, BETA)
-                if reward > 0:
-                    yield _lead(hops, one, reward)
-                if depth + 1 < budget.max_hops:
-                    following.append(one)
-        layer = following
+                end = reached.without(start.nodes_V)
+                reward = f_score(end.nodes_V, answers, BETA)
+                following.append(_Walk((*walk.path, action), end, (*walk.leaving, leaving), reward))
+        yield from (one for one in following if one.reward > 0)
+        layer = [one for one in following if len(one.end.nodes_V)]
 
 
-def _by_size(leaving: IntArray, max_edges: int) -> list[int]:
-    """Return the actions that can be taken within the budget, those with few edges first."""
-    possible = np.flatnonzero((leaving > 0) & (leaving <= max_edges))
-    return possible[np.argsort(leaving[possible], kind="stable")].tolist()
-
-
-def _lead(hops: Hops, walk: tuple[tuple[int, ...], Frontier, list[IntArray]], reward: float) -> Lead:
-    path, reached, history = walk
-    return Lead(path, reward, np.array([*history, hops.leaving(reached.nodes_V)]) > 0)
+def _lead(hops: Hops, walk: _Walk, max_hops: int) -> Lead:
+    """Return a walk as a lead; after the last hop nothing but to stop is left."""
+    at_end = hops.leaving(walk.end.nodes_V) if len(walk.path) < max_hops else np.zeros_like(walk.leaving[0])
+    return Lead(walk.path, walk.reward, np.array([*walk.leaving, at_end]) > 0)

@@ -6,6 +6,7 @@ whole graph in arrays, `GraphHops` reads a knowledge base entity by entity.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -48,7 +49,7 @@ class Frontier:
 
     def without(self, nodes: IntArray) -> Frontier:
         """Return the frontier without some nodes."""
-        keep = ~np.isin(self.nodes_V, nodes)
+        keep = self.nodes_V != nodes[0] if len(nodes) == 1 else ~np.isin(self.nodes_V, nodes)
         return Frontier(self.nodes_V[keep], self.counts_V[keep], self.num_edges, self.is_partial)
 
 
@@ -69,6 +70,10 @@ class Hops(Protocol):
 
     def expand(self, frontier: Frontier, action: int, max_edges: int = MAX_EDGES) -> Frontier:
         """Follow one action from every node of a frontier."""
+        ...
+
+    def spread(self, frontier: Frontier, max_edges: int = MAX_EDGES) -> dict[int, Frontier]:
+        """Follow every action alone; those with more edges are left out."""
         ...
 
 
@@ -147,6 +152,23 @@ class ArrayHops:
         edges, group = edges[: max(0, max_edges)], group[: max(0, max_edges)]
         return gather(self._target_E[edges], frontier.counts_V[owner[group]], is_partial)
 
+    def spread(self, frontier: Frontier, max_edges: int = MAX_EDGES) -> dict[int, Frontier]:
+        """Follow every action alone, all in one pass; those with more than `max_edges` edges are left out."""
+        groups, owner = self._groups(frontier.nodes_V)
+        sizes = self._edges_G[groups + 1] - self._edges_G[groups]
+        total_A = np.bincount(self._action_G[groups], weights=sizes, minlength=len(self.actions)).astype(np.int64)
+        kept = (total_A <= max_edges)[self._action_G[groups]]
+        groups, owner = groups[kept], owner[kept]
+        edges, group = ranges(self._edges_G[groups], self._edges_G[groups + 1])
+        keys = self._action_G[groups[group]] * self.num_nodes + self._target_E[edges]
+        ends = gather(keys, frontier.counts_V[owner[group]], is_partial=False)
+        action, nodes_V = np.divmod(ends.nodes_V, max(1, self.num_nodes))
+        cuts = [*_starts(action).tolist(), len(action)]
+        return {
+            int(action[begin]): Frontier(nodes_V[begin:end], ends.counts_V[begin:end], int(total_A[action[begin]]))
+            for begin, end in itertools.pairwise(cuts)
+        }
+
     def _groups(self, nodes_V: IntArray) -> tuple[IntArray, IntArray]:
         """Return the groups of edges at the nodes, and each one's place in `nodes_V`."""
         return ranges(self._groups_V[nodes_V], self._groups_V[nodes_V + 1])
@@ -194,6 +216,12 @@ class GraphHops:
                 break
         kept = slice(0, max(0, max_edges))
         return gather(np.array(targets[kept], dtype=np.int64), np.array(counts[kept]), len(targets) > max_edges)
+
+    def spread(self, frontier: Frontier, max_edges: int = MAX_EDGES) -> dict[int, Frontier]:
+        """Follow every action alone; those with more than `max_edges` facts are left out."""
+        leaving = self.leaving(frontier.nodes_V)
+        possible = np.flatnonzero((leaving > 0) & (leaving <= max_edges)).tolist()
+        return {action: self.expand(frontier, action, max_edges) for action in possible}
 
 
 def gather(targets: IntArray, counts: FloatArray, is_partial: bool) -> Frontier:

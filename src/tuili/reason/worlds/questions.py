@@ -11,7 +11,7 @@ import numpy as np
 from tuili.errors import InputError
 from tuili.reason.guide import FEATURES, Guide, Situation
 from tuili.reason.policy import Choices, Ints, Step
-from tuili.reason.supervision import f_score
+from tuili.reason.supervision import f_score, num_shared
 from tuili.reason.worlds.hops import Frontier, Hops, IntArray, hop, start_at
 
 
@@ -101,7 +101,7 @@ class QuestionWorld:
 
     def _earned(self, walk: _Walking) -> float:
         found, answers = walk.frontier.nodes_V, walk.asked.answers
-        precision = len(np.intersect1d(found, answers, assume_unique=True)) / max(1, len(found))
+        precision = num_shared(found, answers) / max(1, len(found))
         return (precision + f_score(found, answers)) / 2
 
     def _choices(self) -> Choices:
