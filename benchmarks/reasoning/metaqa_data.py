@@ -102,10 +102,10 @@ def question(line: str, num_hops: int) -> Question:
 
 
 def part(questions: Sequence[Question], seed: int) -> Parts:
-    """Part questions of each number of hops: half to train on, a quarter each to validate and to score."""
+    """Part the distinct questions of each number of hops: half to train on, a quarter each to validate and to score."""
     parts = Parts([], [], [])
     for num_hops in HOPS:
-        some = [one for one in questions if one.num_hops == num_hops]
+        some = list({one.text: one for one in questions if one.num_hops == num_hops}.values())
         order = np.random.default_rng([seed, num_hops]).permutation(len(some))
         half, most = len(some) // 2, len(some) * 3 // 4
         parts.train.extend(some[place] for place in order[:half])

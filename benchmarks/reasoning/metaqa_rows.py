@@ -92,6 +92,8 @@ def held_out(bench: Bench) -> Iterator[Result]:
     for num_hops in HOPS[1:]:
         prefix = f"metaqa.{num_hops}hop.heldout_templates"
         here = [place for place, one in enumerate(questions) if one.num_hops == num_hops]
+        if not here:
+            continue
         groups = [questions[place].template for place in here]
         of_peers = {name: [scores[place] for place in here] for name, scores in peers.items()}
         for result in rows(prefix, [ours[place] for place in here], baseline=best(of_peers), groups=groups):
@@ -131,7 +133,7 @@ def _peers(
     few = sampled(questions, NUM_EXHAUSTIVE // (10 if bench.options.smoke else 1), SEED)
     matched = score_all(Exhaustive(learned.base, learned.hops), few, learned.base)
     yield from rows(f"{prefix}.exhaustive", matched, only_hits=True)
-    return scores  # noqa: B901
+    return scores
 
 
 def _learned_peers(base: Base, learned: Learned, examples: Sequence[Any]) -> list[Answerer]:

@@ -87,7 +87,7 @@ class Menu:
         )
 
     @cached_property
-    def turned_A(self) -> list[int]:
+    def turned(self) -> list[int]:
         """The place of each action's other direction, -1 where there is none."""
         places = {action: place for place, action in enumerate(self.actions)}
         return [places.get(Action(one.relation, not one.inverse), -1) for one in self.actions]
@@ -221,8 +221,8 @@ def likenesses(heard: Heard, moment: Moment, attention_T: Floats, menu: Menu) ->
     found_AF[:, 2] = (open_T1 * heard.overlap_TA).max(axis=0, initial=0)
     for action in moment.path:
         found_AF[action, 3] = 1
-    if moment.path and menu.turned_A[moment.path[-1]] >= 0:
-        found_AF[menu.turned_A[moment.path[-1]], 4] = 1
+    if moment.path and menu.turned[moment.path[-1]] >= 0:
+        found_AF[menu.turned[moment.path[-1]], 4] = 1
     found_AF[-1] = 0
     found_AF[-1, 5] = 1
     found_AF[-1, 6] = found_AF[:-1, 1].max(initial=0)

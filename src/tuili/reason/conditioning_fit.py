@@ -108,7 +108,7 @@ class Network(nn.Module):
         self.known = nn.Parameter(torch.zeros(len(menu.actions), config.size))
         self.register_buffer("phrase", torch.from_numpy(menu.phrase_AD))
         self.register_buffer("inverse", torch.tensor([int(one.inverse) for one in menu.actions]))
-        self.register_buffer("turned", torch.tensor(menu.turned_A))
+        self.register_buffer("turned", torch.tensor(menu.turned))
         self.drop = nn.Dropout(config.drop_number)
 
     def begin_with(self, start: Conditioning, menu: Menu) -> None:
