@@ -11,7 +11,7 @@ from reasoning.metaqa import SEED, Bench, Learned, sampled
 from reasoning.metaqa_data import HOPS, Base, Question, folds
 from reasoning.metaqa_peers import Exhaustive, GoldPath, PathClassifier, TemplateMemory, edges_within
 from reasoning.metaqa_scores import Answerer, Score, Walker, mean_hits, rows, score_all
-from runner import Result, half_width, paired, share
+from runner import Result, half_width, paired
 from tuili.reason.worlds.hops import start_at
 
 TARGETS = {1: 0.975, 2: 0.995, 3: 0.985}
@@ -41,6 +41,8 @@ def seen(bench: Bench) -> Iterator[Result]:
         if not bench.options.wants(prefix):
             continue
         questions = [one for one in bench.parts.test if one.num_hops == num_hops]
+        if not questions:
+            continue
         scores = score_all(Walker(bench.walk, bench.base), questions, bench.base)
         prior = score_all(Walker(bench.prior, bench.base, "walk without PPO"), questions, bench.base)
         peers = yield from _peers(prefix, bench, learned, learned.examples, questions)
@@ -59,6 +61,8 @@ def edges(bench: Bench) -> Iterator[Result]:
     """Yield how many times more edges exhaustive expansion to three hops touches than the walk follows."""
     questions = [one for one in bench.parts.test if one.num_hops == HOPS[-1]]
     questions = [one for one in sampled(questions, NUM_COUNTED, SEED) if len(bench.base.start(one))]
+    if not questions:
+        return
     ours = [one.num_edges for one in score_all(Walker(bench.walk, bench.base), questions, bench.base)]
     all_edges = [
         edges_within(bench.whole.hops, start_at(bench.base.start(one).tolist()), HOPS[-1]) for one in questions
@@ -105,9 +109,11 @@ def held_out(bench: Bench) -> Iterator[Result]:
 
 def half_base(bench: Bench) -> Iterator[Result]:
     """Yield hits in three hops where half of the edges are gone, in training too; the right answers stay the same."""
+    questions = [one for one in bench.parts.test if one.num_hops == HOPS[-1]]
+    if not questions:
+        return
     base = bench.base.half(SEED)
     learned = bench.search(base)
-    questions = [one for one in bench.parts.test if one.num_hops == HOPS[-1]]
     prior = bench.fit(learned, learned.examples)
     walk = bench.improved(prior, learned, learned.asked)
     prefix = "metaqa.3hop.half_kb"
@@ -174,4 +180,4 @@ def _width(values: Sequence[int]) -> float | None:
     return half_width([float(one) for one in values])
 
 
-__all__ = ["best", "edges", "half_base", "held_out", "seen", "share", "slug"]
+__all__ = ["best", "edges", "half_base", "held_out", "seen", "slug"]

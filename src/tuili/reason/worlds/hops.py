@@ -16,12 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tuili.errors import InputError
-from tuili.knowledge.graph import Graph
+from tuili.knowledge.graph import Fact, Graph
 from tuili.knowledge.records import Relation
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
 MAX_EDGES = 50_000
+MAX_COUNTED = 2_000
 
 
 @dataclass(frozen=True, order=True, slots=True)
@@ -175,10 +176,15 @@ class ArrayHops:
 
 
 class GraphHops:
-    """A knowledge base as frontiers walk on it: facts are read when a walk comes to their entity."""
+    """A knowledge base as frontiers walk on it: facts are read when a walk comes to their entity.
+
+    The facts of an entity that has more than `MAX_COUNTED` of a relation are counted no further, so a hub costs no
+    more than others. Counts are kept: after an overlay make a new object.
+    """
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
+        self._leaving: dict[int, IntArray] = {}
 
     @cached_property
     def actions(self) -> tuple[Action, ...]:
@@ -190,32 +196,31 @@ class GraphHops:
         """The relations' words, by name."""
         return self.graph.relations
 
-    @cached_property
-    def _index(self) -> dict[str, int]:
-        return {action.relation: place for place, action in enumerate(self.actions) if not action.inverse}
-
     def leaving(self, nodes_V: IntArray) -> IntArray:
-        """Return how many facts of each action leave the nodes: int64 [A]."""
-        counts = np.zeros(len(self.actions), dtype=np.int64)
+        """Return how many facts of each action leave the nodes: int64 [A]; O(facts * actions) for a node met first."""
+        total = np.zeros(len(self.actions), dtype=np.int64)
         for node in nodes_V.tolist():
-            for inverse in (False, True):
-                for fact in self.graph.facts(node, inverse=inverse):
-                    counts[self._index[fact.relation] + inverse] += 1
-        return counts
+            if node not in self._leaving:
+                self._leaving[node] = np.array([len(self._facts(node, one, MAX_COUNTED)) for one in self.actions])
+            total += self._leaving[node]
+        return total
+
+    def _facts(self, node: int, action: Action, limit: int) -> list[Fact]:
+        return self.graph.step(node, action.relation, inverse=action.inverse, limit=limit)[:limit]
 
     def expand(self, frontier: Frontier, action: int, max_edges: int = MAX_EDGES) -> Frontier:
         """Follow one action from every node of a frontier; at most `max_edges` facts, in order of entry."""
-        wanted = self.actions[action]
+        wanted, allowed = self.actions[action], max(0, max_edges)
         targets: list[int] = []
         counts: list[float] = []
         for node, count in zip(frontier.nodes_V.tolist(), frontier.counts_V.tolist(), strict=True):
-            facts = self.graph.step(node, wanted.relation, inverse=wanted.inverse)
-            targets += [fact.subject if wanted.inverse else fact.object for fact in facts]
+            facts = self._facts(node, wanted, allowed + 1 - len(targets))
+            targets += [fact.other(node) for fact in facts]
             counts += [count] * len(facts)
-            if len(targets) > max_edges:
+            if len(targets) > allowed:
                 break
-        kept = slice(0, max(0, max_edges))
-        return gather(np.array(targets[kept], dtype=np.int64), np.array(counts[kept]), len(targets) > max_edges)
+        ends = np.array(targets[:allowed], dtype=np.int64)
+        return gather(ends, np.array(counts[:allowed]), is_partial=len(targets) > allowed)
 
     def spread(self, frontier: Frontier, max_edges: int = MAX_EDGES) -> dict[int, Frontier]:
         """Follow every action alone; those with more than `max_edges` facts are left out."""
