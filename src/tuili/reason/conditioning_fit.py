@@ -97,14 +97,15 @@ class Network(nn.Module):
     def __init__(self, menu: Menu, width: int, config: FitConfig) -> None:
         super().__init__()
         chance = torch.Generator().manual_seed(config.seed)
+        self.w = nn.ParameterDict()
         for name, shape in shapes(width, config.size).items():
             scale = 1 / math.sqrt(shape[0]) if len(shape) > 1 else 0.0
-            self.register_parameter(name, nn.Parameter(torch.randn(shape, generator=chance) * scale))
+            self.w[name] = nn.Parameter(torch.randn(shape, generator=chance) * scale)
         with torch.no_grad():
-            self.get_parameter("state_0").copy_(torch.randn(config.size, generator=chance))
-            self.get_parameter("stop").copy_(torch.randn(config.size, generator=chance) * 0.3)
-            self.get_parameter("coverage").fill_(1.0)
-            self.get_parameter("w_likeness").copy_(torch.tensor([2.0, 2.0, 1.0, 0.0, -1.0, 0.0, -1.0]))
+            self.w["state_0"].copy_(torch.randn(config.size, generator=chance))
+            self.w["stop"].copy_(torch.randn(config.size, generator=chance) * 0.3)
+            self.w["coverage"].fill_(1.0)
+            self.w["w_likeness"].copy_(torch.tensor([2.0, 2.0, 1.0, 0.0, -1.0, 0.0, -1.0]))
         self.known = nn.Parameter(torch.zeros(len(menu.actions), config.size))
         self.register_buffer("phrase", torch.from_numpy(menu.phrase_AD))
         self.register_buffer("inverse", torch.tensor([int(one.inverse) for one in menu.actions]))
@@ -119,7 +120,7 @@ class Network(nn.Module):
         """
         with torch.no_grad():
             for name, weight in start.weights.items():
-                own = self.get_parameter(name)
+                own = self.w[name]
                 if own.shape != weight.shape:
                     raise InputError(f"the walk to start from has {name} of {weight.shape}, here it is {own.shape}")
                 own.copy_(torch.from_numpy(weight))
@@ -129,23 +130,23 @@ class Network(nn.Module):
 
     def vectors(self, forget: bool) -> Tensor:
         """Return the vectors of the actions and STOP: [A + 1, d]."""
-        found = self.get_buffer("phrase") @ self.w_phrase + self.direction[self.get_buffer("inverse")]
-        return torch.cat([found if forget else found + self.known, self.stop[None]])
+        found = self.get_buffer("phrase") @ self.w["w_phrase"] + self.w["direction"][self.get_buffer("inverse")]
+        return torch.cat([found if forget else found + self.known, self.w["stop"][None]])
 
     def hear(self, texts: _Texts) -> _Heard:
         """Read texts; the hidden numbers of padding stay 0."""
         mask = texts.is_word[..., None]
-        hidden = (self.drop(texts.vectors) @ self.w_word + self.place[texts.place]) * mask
+        hidden = (self.drop(texts.vectors) @ self.w["w_word"] + self.w["place"][texts.place]) * mask
         for layer in ("1", "2"):
             padded = nn.functional.pad(hidden, (0, 0, 1, 1))
             windows = torch.cat([padded[:, :-2], hidden, padded[:, 2:]], dim=2)
-            near = windows @ self.get_parameter(f"near_{layer}") + self.get_parameter(f"bias_{layer}")
+            near = windows @ self.w[f"near_{layer}"] + self.w[f"bias_{layer}"]
             hidden = (hidden + near.relu()) * mask
         return _Heard(hidden, texts.cosine, texts.overlap, texts.is_word)
 
     def forward(self, heard: _Heard, actions: Tensor, available: Tensor, vectors: Tensor) -> Tensor:
         """Return the log-probability of each path [P]; `heard` has one row for each."""
-        state = self.state_0.expand(len(actions), -1)
+        state = self.w["state_0"].expand(len(actions), -1)
         spent = torch.zeros_like(heard.is_word)
         taken = torch.zeros(len(actions), len(vectors))
         total = torch.zeros(len(actions))
@@ -153,21 +154,25 @@ class Network(nn.Module):
             picked = actions[:, step]
             last = actions[:, step - 1] if step else None
             attention, context = self._attend(heard, state, spent)
-            aim = self.drop(context @ self.w_context + state @ self.w_state)
+            aim = self.drop(context @ self.w["w_context"] + state @ self.w["w_state"])
             likeness = self._likenesses(heard, spent, attention, taken, last)
-            logits = aim @ vectors.T / math.sqrt(vectors.shape[1]) + likeness @ self.w_likeness
+            logits = aim @ vectors.T / math.sqrt(vectors.shape[1]) + likeness @ self.w["w_likeness"]
             log_probs = logits.masked_fill(~available[:, step], IMPOSSIBLE).log_softmax(dim=1)
             goes_on = picked >= 0
             at = picked.clamp(min=0)
             total = total + torch.where(goes_on, log_probs.gather(1, at[:, None])[:, 0], 0.0)
-            state = torch.tanh(state @ self.keep_state + context @ self.take_context + vectors[at] @ self.take_action)
+            state = torch.tanh(
+                state @ self.w["keep_state"] + context @ self.w["take_context"] + vectors[at] @ self.w["take_action"]
+            )
             spent = spent + attention
             taken = taken.scatter(1, at[:, None], 1.0)
         return total
 
     def _attend(self, heard: _Heard, state: Tensor, spent: Tensor) -> tuple[Tensor, Tensor]:
-        query = state @ self.w_query
-        looked = torch.einsum("ptd,pd->pt", heard.hidden, query) / math.sqrt(query.shape[1]) - self.coverage * spent
+        query = state @ self.w["w_query"]
+        looked = (
+            torch.einsum("ptd,pd->pt", heard.hidden, query) / math.sqrt(query.shape[1]) - self.w["coverage"] * spent
+        )
         attention = looked.masked_fill(heard.is_word == 0, IMPOSSIBLE).softmax(dim=1)
         return attention, torch.einsum("pt,ptd->pd", attention, heard.hidden)
 
@@ -313,7 +318,7 @@ def _paths(examples: Sequence[Example], menu: Menu, max_hops: int) -> _Paths:
 def _export(
     network: Network, menu: Menu, config: FitConfig, width: int, reader_name: str, start: Conditioning | None
 ) -> Conditioning:
-    weights = {name: network.get_parameter(name).detach().numpy().copy() for name in shapes(width, config.size)}
+    weights = {name: network.w[name].detach().numpy().copy() for name in shapes(width, config.size)}
     vectors = network.known.detach().numpy()
     known = {str(action): vectors[place].copy() for place, action in enumerate(menu.actions)}
     return Conditioning(weights, {**(start.known if start else {}), **known}, reader_name, config.max_hops)

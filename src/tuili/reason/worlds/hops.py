@@ -232,15 +232,16 @@ class GraphHops:
 def gather(targets: IntArray, counts: FloatArray, is_partial: bool) -> Frontier:
     """Return the frontier that edges lead to; walks that meet in a node are added up."""
     nodes_V, place = np.unique(targets, return_inverse=True)
-    return Frontier(nodes_V, np.bincount(place, weights=counts, minlength=len(nodes_V)), len(targets), is_partial)
+    counts_V = np.bincount(place, weights=counts, minlength=len(nodes_V)).astype(np.float64)
+    return Frontier(nodes_V, counts_V, len(targets), is_partial)
 
 
 def ranges(starts: IntArray, ends: IntArray) -> tuple[IntArray, IntArray]:
     """Return the numbers of all the ranges [start, end) one after another, and which range each is of."""
     sizes = ends - starts
-    owner = np.repeat(np.arange(len(sizes)), sizes)
+    owner = np.repeat(np.arange(len(sizes), dtype=np.int64), sizes)
     before = np.cumsum(sizes) - sizes
-    return np.arange(len(owner)) - before[owner] + starts[owner], owner
+    return np.arange(len(owner), dtype=np.int64) - before[owner] + starts[owner], owner
 
 
 def _distinct(group_E: IntArray, target_E: IntArray) -> tuple[IntArray, IntArray]:
