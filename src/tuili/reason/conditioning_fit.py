@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from tuili.errors import InputError
 from tuili.reason.conditioning import NUM_LIKENESSES, Conditioning, Menu, shapes
-from tuili.reason.reading import MAX_DISTANCE, Floats, Words
+from tuili.reason.reading import MAX_DISTANCE, Floats, Ints, Words
 from tuili.reason.supervision import Lead
 
 Progress = Callable[[int, int, float], None]
@@ -280,7 +280,7 @@ def _texts(examples: Sequence[Example], read: dict[str, Words], menu: Menu) -> _
     words = [read[text] for text in dict.fromkeys(example.text for example in examples)]
     num_words = max(len(each.words) for each in words)
 
-    def padded(rows: list[Floats]) -> Tensor:
+    def padded(rows: list[Floats] | list[Ints]) -> Tensor:
         return nn.utils.rnn.pad_sequence([torch.from_numpy(row) for row in rows], batch_first=True)
 
     likeness = [menu.likeness(each) for each in words]

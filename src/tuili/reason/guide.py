@@ -13,7 +13,7 @@ from tuili.reason.policy import Choices, Policy, log_softmax
 from tuili.reason.reading import Floats, Reader, Words
 from tuili.reason.worlds.hops import Hops, IntArray
 
-FEATURES = (*LIKENESSES, "hop", "log edges", "log edges per node", "log nodes", "prior", "best prior")
+FEATURES: tuple[str, ...] = (*LIKENESSES, "hop", "log edges", "log edges per node", "log nodes", "prior", "best prior")
 MAX_CACHED = 20_000
 
 

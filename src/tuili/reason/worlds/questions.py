@@ -50,7 +50,7 @@ class QuestionWorld:
         InputError: no question has a start with edges.
     """
 
-    feature_names = FEATURES
+    feature_names: tuple[str, ...] = FEATURES
 
     def __init__(self, guide: Guide, hops: Hops, questions: Sequence[Asked], reward: Reward | None = None) -> None:
         self.guide, self.hops, self.reward = guide, hops, reward or Reward()
