@@ -24,7 +24,7 @@ SEED = 0
 NUM_TRAIN = 1_500
 NUM_SMOKE_TRAIN, NUM_SMOKE_TEST = 150, 60
 # Chosen on the validation quarter; see docs/log.md.
-FIT = FitConfig(epochs=8, batch=64)
+FIT = FitConfig()
 PPO = PPOConfig(num_updates=40, num_walks=256, learning_rate=3e-4, entropy=0.005, seed=SEED)
 WALK = WalkConfig()
 
@@ -64,7 +64,7 @@ class Bench:
         self.config = LearnConfig(fit=FIT, ppo=PPO, walk=WALK, seed=SEED)
         if options.smoke:
             self.config = replace(
-                self.config, fit=replace(FIT, epochs=2), ppo=replace(PPO, num_updates=2, num_walks=32)
+                self.config, fit=replace(FIT, epochs=2, least_steps=0), ppo=replace(PPO, num_updates=2, num_walks=32)
             )
 
     @cached_property

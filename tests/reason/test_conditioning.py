@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from conftest import Family
 
 READER = WordReader()
-CONFIG = FitConfig(size=12, epochs=2, batch=32, drop_number=0.0)
+CONFIG = FitConfig(size=12, epochs=2, least_steps=0, batch=32, drop_number=0.0)
 
 
 def examples(family: Family, keep: int = 3) -> list[Example]:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from conftest import Family
 
 CONFIG = LearnConfig(
-    fit=FitConfig(size=32, epochs=12, batch=16, learning_rate=5e-3),
+    fit=FitConfig(size=32, epochs=12, least_steps=0, batch=16, learning_rate=5e-3),
     ppo=PPOConfig(num_updates=2, num_walks=32, hidden=8),
 )
 READER = WordReader()
@@ -136,7 +136,9 @@ def test_a_world_without_starts_is_refused(walk: ConditionedWalk, family: Family
 
 
 def test_learning_again_gives_the_same_walk(walk: ConditionedWalk, family: Family) -> None:
-    config = replace(CONFIG, fit=FitConfig(size=8, epochs=1), ppo=PPOConfig(num_updates=1, num_walks=8, hidden=4))
+    config = replace(
+        CONFIG, fit=FitConfig(size=8, epochs=1, least_steps=0), ppo=PPOConfig(num_updates=1, num_walks=8, hidden=4)
+    )
     first, second = (learn(family.hops, family.asked[:30], config, reader=READER) for _ in range(2))
     assert first.policy is not None and second.policy is not None
     assert all((first.policy.weights[name] == second.policy.weights[name]).all() for name in first.policy.weights)

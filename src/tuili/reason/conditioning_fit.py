@@ -31,12 +31,14 @@ class FitConfig:
 
     `forget`: the share of steps without the learned relation vectors, so that phrases alone must do too.
     `drop_word`: the share of words left out of a question. `max_hops`: after so many hops a walk must stop.
+    `least_steps`: few questions are gone over more often than `epochs` times, to make so many steps.
     """
 
     size: int = 64
     max_hops: int = 3
-    epochs: int = 12
-    batch: int = 256
+    epochs: int = 8
+    least_steps: int = 400
+    batch: int = 64
     learning_rate: float = 3e-3
     weight_decay: float = 1e-3
     forget: float = 0.3
@@ -232,11 +234,13 @@ def _train(network: Network, texts: _Texts, paths: _Paths, num: int, config: Fit
     optimizer = torch.optim.AdamW(
         network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.98)
     )
-    num_steps = config.epochs * math.ceil(num / config.batch)
+    steps = math.ceil(num / config.batch)
+    epochs = max(config.epochs, math.ceil(config.least_steps / steps))
+    num_steps = epochs * steps
     rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, total_steps=num_steps)
     chance = torch.Generator().manual_seed(config.seed)
     first = torch.searchsorted(paths.owner, torch.arange(num + 1))
-    for epoch in range(config.epochs):
+    for epoch in range(epochs):
         losses = []
         for owners in torch.randperm(num, generator=chance).split(config.batch):
             sizes = first[owners + 1] - first[owners]
@@ -249,7 +253,7 @@ def _train(network: Network, texts: _Texts, paths: _Paths, num: int, config: Fit
             optimizer.step()
             rate.step()
             losses.append(loss.item())
-        on_progress(epoch + 1, config.epochs, float(np.mean(losses)))
+        on_progress(epoch + 1, epochs, float(np.mean(losses)))
 
 
 def _loss(
