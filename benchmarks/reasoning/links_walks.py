@@ -16,8 +16,8 @@ from tuili.reason.priors.mixture import Mixture, log_mass
 from tuili.reason.worlds.beam import Judge, Reached, following, search
 from tuili.reason.worlds.paths import FEATURES, Paths, PathsConfig, PathsGraph, Queries, queries_of
 
-WIDTHS = (1, 2, 4, 8, 16, 32)
-WIDTH = 32
+WIDTHS = (1, 2, 4, 8, 16)
+WIDTH = 16
 WORLD = PathsConfig()
 PPO = PPOConfig(num_updates=40, num_walks=128, batch=256)
 
