@@ -115,7 +115,7 @@ def test_an_empty_base_and_loops_are_walked() -> None:
     for rows in (np.zeros((0, 3), np.int64), np.array([(0, 0, 0)])):
         facts = Facts(rows, ["a", "b"], ["x"])
         paths = Paths(PathsGraph(facts, None), asked(facts, [(0, 0, 1)]), CALM)
-        reached = search(paths, following(Policy.of_prior(FEATURES)), 4)
+        reached = search(paths, following(Policy.of_prior(FEATURES)), 100)
         assert reached.mass_QN[0].sum() == pytest.approx(1)
 
 
