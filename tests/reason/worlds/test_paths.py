@@ -126,14 +126,15 @@ def test_a_prior_that_is_no_number_is_refused() -> None:
 
 
 def test_a_policy_learns_which_relations_lead_to_the_answer() -> None:
-    """Every head has two ways, one of which a rule knows; the prior knows nothing."""
+    """Every head has two ways, one of which a rule knows; the prior knows nothing, so
+    that the untrained policy takes the first."""
     rows, edges = [], []
     for place in range(0, 80, 4):
         head, middle, answer, wrong = place, place + 1, place + 2, place + 3
-        rows += [(head, 0, middle), (middle, 1, answer), (head, 2, wrong), (wrong, 2, middle)]
+        rows += [(head, 2, middle), (middle, 1, answer), (head, 0, wrong), (wrong, 0, middle)]
         edges.append((head, 3, answer))
     facts = Facts(np.array(rows), [f"e{i}" for i in range(80)], list("wxyz"))
-    rules = Rules({3: (Rule(3, (0, 1), 20, 1.0),)}, {})
+    rules = Rules({3: (Rule(3, (2, 1), 20, 1.0),)}, {})
     flat = asked(facts, edges)
     paths = Paths(PathsGraph(facts, rules), flat, replace(CALM, max_hops=2, soft=0.0))
     config = PPOConfig(num_updates=40, num_walks=64, batch=128, learning_rate=1e-2, hidden=16)
