@@ -65,7 +65,15 @@ def _trained(links: Links, recipe: Recipe, seed: int) -> Any:
     )
     optimizer = torch.optim.Adam(model.get_grad_params(), lr=recipe.learning_rate)
     loop = LCWATrainingLoop(model=model, triples_factory=factory, optimizer=optimizer)
-    loop.train(
-        factory, num_epochs=recipe.epochs, batch_size=128, label_smoothing=0.1, use_tqdm=False, use_tqdm_batch=False
-    )
+    with warnings.catch_warnings():
+        # It pins memory for an accelerator even where there is none, and torch says so.
+        warnings.simplefilter("ignore")
+        loop.train(
+            factory,
+            num_epochs=recipe.epochs,
+            batch_size=128,
+            label_smoothing=0.1,
+            use_tqdm=False,
+            use_tqdm_batch=False,
+        )
     return model
