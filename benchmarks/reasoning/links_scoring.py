@@ -17,7 +17,13 @@ METRICS = ("hits1", "hits3", "hits10", "mrr")
 
 
 def ranks(scores_QN: Floats, answer_Q: Ints, known_QN: Bools) -> np.ndarray:
-    """Return the filtered rank of each answer, from 1."""
+    """Return the filtered rank of each answer, from 1.
+
+    Raises:
+        ValueError: a score is not a number, which would look like a hit.
+    """
+    if np.isnan(scores_QN).any():
+        raise ValueError("a score is not a number")
     gold_Q1 = scores_QN[np.arange(len(answer_Q)), answer_Q][:, None]
     rival_QN = ~known_QN
     better_Q = ((scores_QN > gold_Q1) & rival_QN).sum(1)

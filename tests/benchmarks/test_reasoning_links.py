@@ -24,6 +24,11 @@ def test_ranks_are_filtered_and_ties_take_the_mean() -> None:
     assert ranks(np.zeros((1, 5)), np.array([4]), np.zeros((1, 5), bool)).tolist() == [3.0]
 
 
+def test_a_score_that_is_no_number_is_no_hit() -> None:
+    with pytest.raises(ValueError, match="not a number"):
+        ranks(np.full((1, 2), np.nan), np.array([0]), np.zeros((1, 2), bool))
+
+
 def test_metrics_of_ranks() -> None:
     found = measure(np.array([1.0, 2.0, 10.0, 11.0]))
     assert found["hits1"] == 0.25

@@ -97,6 +97,17 @@ def test_a_logistic_regression_is_at_its_optimum() -> None:
     assert weights[0] > 1 > 0 > weights[1]
 
 
+def test_a_regression_on_rare_answers_and_like_rules_stays_at_its_optimum() -> None:
+    """A whole Newton step overshoots here: few answers, and rules that nearly repeat each other."""
+    rng = np.random.default_rng(1)
+    one = (rng.random(5000) < 0.02).astype(np.float32)
+    x = np.column_stack([np.where(rng.random(5000) < 0.005, 1 - one, one) for _ in range(20)]).astype(np.float32)
+    y = ((rng.random(5000) < 0.5) * one).astype(np.float32)
+    weights = fit_logistic(x, y).astype(float)
+    p = 1 / (1 + np.exp(-(x @ weights[:-1] + weights[-1])))
+    np.testing.assert_allclose(x.T @ (p - y) + weights[:-1], 0, atol=0.05)
+
+
 def test_bad_settings_are_refused() -> None:
     with pytest.raises(UsageError, match="1 to 3 hops"):
         RulesConfig(max_hops=4)

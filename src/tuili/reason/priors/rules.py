@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tuili.errors import UsageError
 from tuili.reason.priors.facts import Facts, Floats, Ints, folds
@@ -24,6 +25,7 @@ from tuili.reason.priors.facts import Facts, Floats, Ints, folds
 VARIABLES = "XZWY"
 RIDGE = 1.0
 NUM_STEPS = 12
+NUM_HALVINGS = 20
 LARGEST = 30.0
 
 
@@ -244,20 +246,30 @@ def _cases(
 
 
 def fit_logistic(x_CL: Floats, y_C: Floats, ridge: float = RIDGE) -> Floats:
-    """Return the weights of a logistic regression, the bias last. Newton's method; `ridge` holds all but the bias."""
+    """Return the weights of a logistic regression, the bias last; `ridge` holds all but the bias.
+
+    Newton's method with halved steps: a whole step from afar can lead away for good.
+    Source: Boyd and Vandenberghe 2004, "Convex Optimization", algorithm 9.5.
+    """
     x = np.column_stack([x_CL, np.ones(len(x_CL))]).astype(np.float64)
     mean = np.clip(y_C.mean(), 1e-6, 1 - 1e-6)
     weights = np.zeros(x.shape[1])
     weights[-1] = np.log(mean / (1 - mean))
     penalty = np.full(len(weights), ridge)
     penalty[-1] = 1e-3
+
+    def loss(at: NDArray[np.float64]) -> float:
+        logits = x @ at
+        return float((np.logaddexp(0, logits) - y_C * logits).sum() + 0.5 * penalty @ at**2)
+
     for _ in range(NUM_STEPS):
         p = 1 / (1 + np.exp(-np.clip(x @ weights, -LARGEST, LARGEST)))
         gradient = x.T @ (p - y_C) + penalty * weights
         hessian = (x * (p * (1 - p))[:, None]).T @ x + np.diag(penalty)
-        step = np.linalg.solve(hessian, gradient)
-        weights -= step
-        if np.abs(step).max() < 1e-4:
+        step, before = np.linalg.solve(hessian, gradient), loss(weights)
+        halvings = next((n for n in range(NUM_HALVINGS) if loss(weights - step / 2**n) <= before), NUM_HALVINGS)
+        weights -= step / 2**halvings
+        if np.abs(step).max() < 1e-4 or halvings == NUM_HALVINGS:
             break
     return np.asarray(weights, np.float32)
 
