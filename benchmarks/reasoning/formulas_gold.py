@@ -1,0 +1,135 @@
+"""Gold chains as derivations over a collection's laws: what was solved for what, and by which names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from reasoning.formulas_data import Equation, Item
+from tuili.errors import SourceError
+from tuili.knowledge.sources.formula_expressions import expression_symbols
+from tuili.reason.worlds.laws import Laws, shape_of, signature, signature_of
+from tuili.reason.worlds.namesakes import Namesakes, all_pieces
+from tuili.reason.worlds.usage import Place, Usage
+
+
+@dataclass(frozen=True, slots=True)
+class GoldStep:
+    """A gold formula as a law solved for a variable; `arguments` stand for the law's variables."""
+
+    place: Place
+    parent: Place | None
+    arguments: tuple[int, ...]
+
+
+class Gold:
+    """Finds the laws behind gold formulas."""
+
+    def __init__(self, laws: Laws, names: Namesakes) -> None:
+        self.laws, self.names = laws, names
+        self.places: dict[Any, int] = {signature(law): place for place, law in enumerate(laws.laws)}
+
+    def derivation(self, item: Item, asked: int) -> list[GoldStep] | None:
+        """Return the steps from an argument down to what is given, None if a formula is no law of the collection."""
+        same = _second_names(item)
+        matched = []
+        for equation in item.equations:
+            if is_second_name(equation):
+                continue
+            found = self.match(item, equation)
+            if found is None:
+                return None
+            law, arguments = found
+            matched.append((law, tuple(same[argument] for argument in arguments)))
+        given = {same[place] for place in item.known if place != asked} | {same[item.asked]}
+        return _grow(matched, same[asked], given - {same[asked]}, None, frozenset())
+
+    def match(self, item: Item, equation: Equation) -> tuple[int, tuple[int, ...]] | None:
+        """Return the law of a gold formula and the argument for each of its variables."""
+        symbols = tuple(f"v{index}" for index in range(len(equation.arguments)))
+        dimensions = tuple(item.arguments[place].dimension for place in equation.arguments)
+        try:
+            expression_symbols(equation.expr, set(symbols), item.id)
+        except SourceError:
+            return None
+        place = self.places.get(signature_of(equation.expr, dimensions))
+        if place is None:
+            return None
+        degrees = shape_of(equation.expr, symbols).degrees
+        free = list(range(len(symbols)))
+        arguments = []
+        for index, variable in enumerate(self.laws.laws[place].variables):
+            fitting = [
+                at for at in free if dimensions[at] == variable.dimension and degrees[at] == variable.degree
+            ]
+            best = max(fitting, key=lambda at: self._fit(item, equation.arguments[at], place, index))
+            free.remove(best)
+            arguments.append(equation.arguments[best])
+        return place, tuple(arguments)
+
+    def _fit(self, item: Item, argument: int, place: int, index: int) -> float:
+        return self.names.score(all_pieces(item.arguments[argument].names), place, index)
+
+
+def learn(gold: Gold, items: Sequence[Item], usage: Usage, names: Namesakes, *, backward: bool) -> tuple[int, int]:
+    """Count the laws and names of worked items; return how many items were read and how many were not.
+
+    `backward`: also with each of the given quantities as the asked one.
+    """
+    num_read = num_unread = 0
+    for item in items:
+        is_read = False
+        for asked in (item.asked, *(item.known if backward else ())):
+            steps = gold.derivation(item, asked)
+            words = all_pieces(name for place in (*item.known, item.asked) for name in item.arguments[place].names)
+            for step in steps or ():
+                value = item.arguments[step.arguments[step.place[1]]].value
+                usage.add(step.place, step.parent, words, value)
+            if steps and asked == item.asked:
+                is_read = True
+                for step in steps:
+                    for index, argument in enumerate(step.arguments):
+                        names.add(step.place[0], index, item.arguments[argument].names)
+        num_read, num_unread = num_read + is_read, num_unread + (not is_read)
+    return num_read, num_unread
+
+
+def is_second_name(equation: Equation) -> bool:
+    """Tell whether a formula says only that two quantities are one."""
+    return equation.expr.replace(" ", "") == "v0=v1"
+
+
+def _second_names(item: Item) -> list[int]:
+    """Return for each argument the first of those that second names make one with it."""
+    first = list(range(len(item.arguments)))
+    for equation in item.equations:
+        if is_second_name(equation):
+            left, right = (first[place] for place in equation.arguments)
+            first = [min(left, right) if place in (left, right) else place for place in first]
+    return first
+
+
+def _grow(
+    matched: list[tuple[int, tuple[int, ...]]],
+    asked: int,
+    given: set[int],
+    parent: Place | None,
+    above: frozenset[int],
+) -> list[GoldStep] | None:
+    """Return steps that work out one argument, each equation used at most once on the way down."""
+    for at, (law, arguments) in enumerate(matched):
+        if at in above or asked not in arguments:
+            continue
+        solved = arguments.index(asked)
+        steps = [GoldStep((law, solved), parent, arguments)]
+        for index, argument in enumerate(arguments):
+            if index == solved or argument in given:
+                continue
+            below = _grow(matched, argument, given, (law, index), above | {at})
+            if below is None:
+                break
+            steps += below
+        else:
+            return steps
+    return None
