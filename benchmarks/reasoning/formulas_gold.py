@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,10 +72,19 @@ class Gold:
         return self.names.score(all_pieces(item.arguments[argument].names), place, index)
 
 
-def learn(gold: Gold, items: Sequence[Item], usage: Usage, names: Namesakes, *, backward: bool) -> tuple[int, int]:
+def learn(
+    gold: Gold,
+    items: Sequence[Item],
+    usage: Usage,
+    names: Namesakes,
+    *,
+    backward: bool,
+    english: Mapping[str, Sequence[str]] | None = None,
+) -> tuple[int, int]:
     """Count the laws and names of worked items; return how many items were read and how many were not.
 
-    `backward`: also with each of the given quantities as the asked one.
+    `backward`: also with each of the given quantities as the asked one. `english`: translations of names that have
+    some; they are counted beside the names.
     """
     num_read = num_unread = 0
     for item in items:
@@ -90,9 +99,26 @@ def learn(gold: Gold, items: Sequence[Item], usage: Usage, names: Namesakes, *, 
                 is_read = True
                 for step in steps:
                     for index, argument in enumerate(step.arguments):
-                        names.add(step.place[0], index, item.arguments[argument].names)
+                        own = item.arguments[argument].names
+                        names.add(step.place[0], index, (*own, *(english or {}).get(own[0], ())))
         num_read, num_unread = num_read + is_read, num_unread + (not is_read)
     return num_read, num_unread
+
+
+def translations(records: Iterable[Mapping[str, Any]], items: Iterable[Item]) -> dict[str, list[str]]:
+    """Return the English names of Chinese ones, from the collection and from questions in both languages."""
+    pairs = [
+        (str(entry["zh_name"]).strip(), str(entry["en_name"]).strip())
+        for record in records
+        for entry in record["symbol_map"]
+        if entry.get("zh_name") and entry.get("en_name")
+    ]
+    pairs += [argument.names[:2] for item in items for argument in item.arguments if len(argument.names) > 2]
+    found: dict[str, list[str]] = {}
+    for chinese, english in pairs:
+        if english not in found.setdefault(chinese, []):
+            found[chinese].append(english)
+    return {chinese: english[:3] for chinese, english in found.items()}
 
 
 def is_second_name(equation: Equation) -> bool:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from tuili.reason.worlds.usage import Usage
 
 SEED = 0
 DEVELOPMENT = 0.4
+NUM_SMOKE, NUM_SMOKE_WORKED = 12, 250
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Setup:
     names: Namesakes
     usage: Usage
     gold: Gold
+    records: tuple[dict[str, Any], ...]
     worked: tuple[Item, ...]
     development: tuple[Item, ...]
     scored: tuple[Item, ...]
@@ -40,11 +43,13 @@ class Setup:
         return Expander(self.laws, self.names, self.usage, problem)
 
 
-def set_up(folder: Path, test: Path | None) -> Setup:
+def set_up(folder: Path, test: Path | None, *, smoke: bool = False) -> Setup:
     """Read everything; with `test`, all questions of `hof_test.json` that share no text with it are development."""
     questions = read_items(folder / "hof_test.json")
     development, scored = split(questions) if test is None else apart(questions, read_items(test))
     worked, num_overlapping, num_unread = read_worked(folder / "train_zh.json", [*questions, *scored])
+    if smoke:
+        worked, development, scored = worked[:NUM_SMOKE_WORKED], development[:NUM_SMOKE], scored[:NUM_SMOKE]
     records = json.loads((folder / "formulas.json").read_text(encoding="utf-8"))
     laws = read_laws(records, NameDimensions(names_and_dimensions(worked)))
     names, usage = Namesakes(laws), Usage()
@@ -57,7 +62,7 @@ def set_up(folder: Path, test: Path | None) -> Setup:
         f"with questions, {num_unread} unread",
         f"{len(development)} questions for development, {len(scored)} scored",
     )
-    return Setup(laws, names, usage, gold, tuple(worked), tuple(development), tuple(scored), notes)
+    return Setup(laws, names, usage, gold, tuple(records), tuple(worked), tuple(development), tuple(scored), notes)
 
 
 def split(items: Sequence[Item]) -> tuple[list[Item], list[Item]]:

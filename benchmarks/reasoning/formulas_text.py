@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from copy import deepcopy
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from reasoning.formulas_data import Item, is_close
-from reasoning.formulas_gold import learn
+from reasoning.formulas_gold import learn, translations
 from reasoning.formulas_setup import Setup
 from tuili.reason.worlds.dimensions import Dimension
 from tuili.reason.worlds.expansions import Expander
@@ -52,14 +51,16 @@ class Reader:
 
 def learn_to_read(setup: Setup, items: Sequence[Item]) -> Reader:
     """Learn from questions with gold chains; none of the setup's own questions may have been learnt before."""
-    names, usage = deepcopy(setup.names), deepcopy(setup.usage)
+    names, usage = Namesakes(setup.laws), Usage()
+    english = translations(setup.records, items)
+    learn(setup.gold, setup.worked, usage, names, backward=True, english=english)
     learn(setup.gold, items, usage, names, backward=False)
     askings = [read_question(item.english) for item in items]
     for item, asking in zip(items, askings, strict=True):
         _learn_words(setup, item, asking, names)
     needed = [[bool(matches(item, asking, place)) for place in range(len(asking.givens))] for item, asking in zip(items, askings, strict=True)]
     relevance = Relevance(list(zip(askings, needed, strict=True)))
-    return Reader(setup, names, usage, relevance, _gap_dimensions(setup, items, askings))
+    return Reader(setup, names, usage, relevance, _gap_dimensions(setup, items, askings, english))
 
 
 def matches(item: Item, asking: Asking, place: int) -> list[int]:
@@ -86,13 +87,17 @@ def _learn_words(setup: Setup, item: Item, asking: Asking, names: Namesakes) -> 
                 names.add(step.place[0], index, words[argument])
 
 
-def _gap_dimensions(setup: Setup, items: Sequence[Item], askings: Sequence[Asking]) -> GapDimensions:
+def _gap_dimensions(
+    setup: Setup, items: Sequence[Item], askings: Sequence[Asking], english: Mapping[str, Sequence[str]]
+) -> GapDimensions:
     examples: list[tuple[str, str, Dimension]] = []
     for item, asking in zip(items, askings, strict=True):
         if asking.gap is not None:
-            examples += 2 * [(asking.gap.before, asking.gap.after, item.arguments[item.asked].dimension)]
+            examples += 3 * [(asking.gap.before, asking.gap.after, item.arguments[item.asked].dimension)]
         examples += [(given.before, given.after, given.dimension) for given in asking.givens if "answer" not in given.traits]
-        examples += [(argument.names[1], "", argument.dimension) for argument in item.arguments if len(argument.names) > 1]
+    for item in (*items, *setup.worked):
+        for argument in item.arguments:
+            examples += [(name, "", argument.dimension) for name in english.get(argument.names[0], ())[:1]]
     for law in setup.laws.laws:
         examples += [(name, "", variable.dimension) for variable in law.variables for name in variable.names]
     return GapDimensions(examples, [item.arguments[item.asked].dimension for item in items])

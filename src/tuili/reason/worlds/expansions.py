@@ -8,6 +8,7 @@ must fit, and no more quantities may stay open than known values are left for th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -166,11 +167,15 @@ class Expander:
 
         None where a law has no real solution.
         """
+        return self.values_at(state, [known.value for known in self.problem.known])
+
+    def values_at(self, state: Derivation, known: Sequence[float]) -> list[float] | None:
+        """Return what each step would give if the known quantities had other values."""
         found: dict[tuple[int, int], float] = {}
         for step in reversed(range(len(state.steps))):
             expansion = state.steps[step]
             values = {
-                f"v{index}": self.problem.known[slot].value if slot >= 0 else found[step, index]
+                f"v{index}": known[slot] if slot >= 0 else found[step, index]
                 for index, slot in enumerate(expansion.slots)
                 if slot != SOLVED
             }

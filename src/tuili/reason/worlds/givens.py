@@ -168,7 +168,7 @@ def _answer(given: Given, asked_text: str) -> Given:
         asking = list(_ASKING.finditer(sentence))
         if asking:
             clause = sentence[asking[-1].end() :]
-            words = _WORD.findall(clause)[:14]
+            words = _WORD.findall(_BREAK.split(clause, maxsplit=1)[0] or clause)[:14]
             return Given(given.value, given.dimension, " ".join(words), "", given.text, frozenset({"answer"}))
     return Given(given.value, given.dimension, "", "", given.text, frozenset({"answer"}))
 

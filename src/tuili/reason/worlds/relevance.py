@@ -18,12 +18,15 @@ from tuili.reason.worlds.namesakes import all_pieces
 
 _RIDGE = 1.0
 _STEPS = 25
-_SMOOTHING = 0.3
+_SMOOTHING = 0.5
+_FEW = 0.5
+_WEIGHTS = {"all": 1.0, "near": 1.0, "next": 1.0, "after": 0.7, "link": 0.7, "before": 0.5, "pair": 0.7}
+"""How much each kind of words counts for a gap's dimension."""
 _MOST = 6.0
 
 
 class Relevance:
-    """Log-odds that a value of a question is needed."""
+    """Log-odds that a value of a question is needed; what is said to be the answer always is."""
 
     def __init__(self, examples: Sequence[tuple[Asking, Sequence[bool]]]) -> None:
         self.marks: dict[str, int] = {}
@@ -37,7 +40,8 @@ class Relevance:
     def __call__(self, asking: Asking) -> Floats:
         """Return the log-odds of each value, within ±6."""
         matrix = self._matrix([self._marks(asking, given) for given in asking.givens])
-        return np.clip(matrix @ self.weights, -_MOST, _MOST).astype(np.float32)
+        odds = np.clip(matrix @ self.weights, -_MOST, _MOST).astype(np.float32)
+        return np.where(["answer" in given.traits for given in asking.givens], np.float32(_MOST), odds)
 
     def _marks(self, asking: Asking, given: Given) -> list[str]:
         same = sum(other.dimension == given.dimension for other in asking.givens)
@@ -80,21 +84,21 @@ class GapDimensions:
     """The log-weights of the dimensions that a gap may have, by the words beside it."""
 
     def __init__(self, examples: Iterable[tuple[str, str, Dimension]], priors: Iterable[Dimension]) -> None:
-        self.words: dict[Dimension, Counter[str]] = {}
+        self.words: dict[str, dict[Dimension, Counter[str]]] = {}
         self.priors = Counter(priors)
         for before, after, dimension in examples:
-            self.words.setdefault(dimension, Counter()).update(_beside(before, after))
-        self.all = Counter(word for counts in self.words.values() for word in counts)
+            for kind, words in _beside(before, after).items():
+                self.words.setdefault(kind, {}).setdefault(dimension, Counter()).update(words)
+        self.known = {dimension for counts in self.words.values() for dimension in counts}
 
     def __call__(self, gap: Given, most: int) -> dict[Dimension, float]:
         """Return the log-probabilities of the likeliest dimensions."""
-        words = _beside(gap.before, gap.after)
-        total = sum(self.priors.values())
-        scores = {}
-        for dimension, counts in self.words.items():
-            size = sum(counts.values()) + _SMOOTHING * (len(self.all) + 1)
-            score = math.log((self.priors[dimension] + 0.3) / (total + 0.3 * len(self.words)))
-            scores[dimension] = score + sum(math.log((counts[word] + _SMOOTHING) / size) for word in words)
+        total = sum(self.priors.values()) + _FEW * len(self.known)
+        scores = {dimension: math.log((self.priors[dimension] + _FEW) / total) for dimension in self.known}
+        for kind, words in _beside(gap.before, gap.after).items():
+            each = self._log_likelihoods(kind, words)
+            for dimension in scores:
+                scores[dimension] += _WEIGHTS[kind] * each.get(dimension, 0.0)
         if not scores:
             return {}
         best = max(scores.values())
@@ -102,7 +106,35 @@ class GapDimensions:
         ranked = sorted(scores.items(), key=lambda item: -item[1])[:most]
         return {dimension: score - log_total for dimension, score in ranked}
 
+    def _log_likelihoods(self, kind: str, words: list[str]) -> dict[Dimension, float]:
+        """Return the mean log-likelihood ratio of words of one kind for each dimension, against all dimensions."""
+        by_dimension = self.words.get(kind, {})
+        every: Counter[str] = Counter()
+        for counts in by_dimension.values():
+            every.update(counts)
+        total = sum(every.values())
+        found = {}
+        for dimension in self.known:
+            counts = by_dimension.get(dimension, Counter())
+            size = sum(counts.values())
+            ratios = [
+                math.log((counts[word] + _SMOOTHING) / (every[word] * size / total + _SMOOTHING))
+                for word in words
+                if every[word]
+            ]
+            found[dimension] = sum(ratios) / len(ratios) if ratios else 0.0
+        return found
 
-def _beside(before: str, after: str) -> list[str]:
-    """Return the pieces near a place, those before and after marked as such."""
-    return [*(f"<{piece}" for piece in all_pieces([before])[-4:]), *(f">{piece}" for piece in all_pieces([after])[:3])]
+
+def _beside(before: str, after: str) -> dict[str, list[str]]:
+    """Return the pieces near a place by kind: all before, those next to it, the first word after, links."""
+    pieces, links = all_pieces([before]), before.casefold().split()
+    return {
+        "all": list(pieces),
+        "near": list(pieces[-3:]),
+        "next": list(pieces[-1:]),
+        "after": list(all_pieces([after])[:3]),
+        "link": [" ".join(links[-1:]) + " X " + " ".join(after.casefold().split()[:1])],
+        "before": links[-1:],
+        "pair": [" ".join(links[-2:])],
+    }
