@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -90,14 +91,16 @@ def _learn_words(setup: Setup, item: Item, asking: Asking, names: Namesakes) -> 
 def _gap_dimensions(
     setup: Setup, items: Sequence[Item], askings: Sequence[Asking], english: Mapping[str, Sequence[str]]
 ) -> GapDimensions:
-    examples: list[tuple[str, str, Dimension]] = []
+    examples: list[tuple[str, str, Dimension, float]] = []
     for item, asking in zip(items, askings, strict=True):
         if asking.gap is not None:
-            examples += 3 * [(asking.gap.before, asking.gap.after, item.arguments[item.asked].dimension)]
-        examples += [(given.before, given.after, given.dimension) for given in asking.givens if "answer" not in given.traits]
+            examples.append((asking.gap.before, asking.gap.after, item.arguments[item.asked].dimension, 1.0))
+        examples += [
+            (given.before, given.after, given.dimension, 0.5) for given in asking.givens if "answer" not in given.traits
+        ]
+    names: Counter[tuple[str, Dimension]] = Counter()
     for item in (*items, *setup.worked):
         for argument in item.arguments:
-            examples += [(name, "", argument.dimension) for name in english.get(argument.names[0], ())[:1]]
-    for law in setup.laws.laws:
-        examples += [(name, "", variable.dimension) for variable in law.variables for name in variable.names]
-    return GapDimensions(examples, [item.arguments[item.asked].dimension for item in items])
+            names.update((name, argument.dimension) for name in english.get(argument.names[0], ())[:1])
+    examples += [(name, "", dimension, min(2.0, 0.2 * count)) for (name, dimension), count in names.items()]
+    return GapDimensions(examples)
