@@ -91,7 +91,9 @@ def learn(
         is_read = False
         for asked in (item.asked, *(item.known if backward else ())):
             steps = gold.derivation(item, asked)
-            words = all_pieces(name for place in (*item.known, item.asked) for name in item.arguments[place].names)
+            words = all_pieces(_all_names(item, english or {}))
+            if steps:
+                usage.add_pattern([(step.place, step.parent) for step in steps])
             for step in steps or ():
                 value = item.arguments[step.arguments[step.place[1]]].value
                 usage.add(step.place, step.parent, words, value)
@@ -103,6 +105,12 @@ def learn(
                         names.add(step.place[0], index, (*own, *(english or {}).get(own[0], ())))
         num_read, num_unread = num_read + is_read, num_unread + (not is_read)
     return num_read, num_unread
+
+
+def _all_names(item: Item, english: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return the names of everything given and asked, with their translations."""
+    names = [item.arguments[place].names for place in (*item.known, item.asked)]
+    return [name for each in names for name in (*each, *english.get(each[0], ()))]
 
 
 def translations(records: Iterable[Mapping[str, Any]], items: Iterable[Item]) -> dict[str, list[str]]:

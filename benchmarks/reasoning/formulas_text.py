@@ -45,7 +45,7 @@ class Reader:
         gap = asking.gap
         if gap is None:
             return Problem(known, (), {}, needs_all=False)
-        asked = (gap.before, gap.after)
+        asked = gap.names
         dimensions = {gap.dimension: 0.0} if asking.has_unit else self.dimensions(gap, NUM_DIMENSIONS)
         return Problem(known, asked, dimensions, needs_all=False)
 

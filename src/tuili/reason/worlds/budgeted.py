@@ -152,6 +152,23 @@ def best_first(expander: Expander, most: int, policy: Policy = PRIOR, time_limit
     return search.ended(search.budget.ended or "exhausted")
 
 
+def all_found(expander: Expander, most: int, policy: Policy = PRIOR, wanted: int = 100) -> list[Entry]:
+    """Return up to `wanted` complete derivations that a budget finds, the likeliest paths first."""
+    search = Search(expander, Budget(most))
+    queue = Queue(expander, policy)
+    queue.add(expander.start(), 0.0)
+    found: list[Entry] = []
+    while queue.entries and len(found) < wanted and not search.budget.ended:
+        entry = queue.pop()
+        following = search.apply(entry.state, int(entry.rows[entry.at]))
+        queue.push(entry, entry.at + 1)
+        if following.goals:
+            queue.add(following, entry.cost)
+        elif values := expander.values(following):
+            found.append(replace(entry, state=following, value=values[0]))
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """What waits in a queue: the next best expansion of a state, or a complete derivation with its value.

@@ -134,6 +134,8 @@ class Expander:
         is_legal = goals_E <= np.minimum(MAX_OPEN, num_unused - new_E)
         is_legal &= len(state.steps) + 1 + goals_E <= MAX_STEPS
         is_legal &= (new_E > 0) | (table.num_open_E > 0)
+        if state.parent is not None:  # the same law again with nothing new would only undo its parent
+            is_legal &= (new_E > 0) | (table.law_E != state.parent[0])
         if self.problem.needs_all:
             is_legal &= (goals_E > 0) | (new_E == num_unused)
         return np.flatnonzero(is_legal)
@@ -184,6 +186,11 @@ class Expander:
                 return None
             found[state.fills[step]] = result
         return [found[fill] for fill in state.fills]
+
+    def chain(self, state: Derivation) -> list[tuple[Place, Place | None]]:
+        """Return what each step solved, below which variable of which law."""
+        parents = [None if step < 0 else (state.steps[step].law, variable) for step, variable in state.fills]
+        return [((each.law, each.solved), parent) for each, parent in zip(state.steps, parents, strict=True)]
 
     def penalty(self, state: Derivation, values: list[float]) -> float:
         """Return what speaks against a complete derivation, 0 or more.

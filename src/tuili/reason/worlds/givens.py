@@ -179,8 +179,18 @@ def _gap(text: str, gaps: list[int], blocks: list[tuple[int, int]]) -> tuple[Giv
         return None, False
     start, end = gaps[0], gaps[0] + len(GAP)
     before, after = _around(text, start, end, blocks)
+    roles = _roles(before, after, text[end:])
     unit = read_unit(text, end)
     if unit is None or not unit.text or not re.match(r"\s?\S", text[end:]) or (unit.end - end <= 2 and text[end] == " "):
-        return Given(0.0, (), before, after, GAP), False
+        return Given(0.0, (), before, after, GAP, roles), False
     scale, dimension = in_base_units(1.0, unit.text)
-    return Given(scale, dimension, before, after, GAP), True
+    return Given(scale, dimension, before, after, GAP, roles), True
+
+
+def _roles(before: str, after: str, following: str) -> frozenset[str]:
+    """Return whether a gap is the end or the start of a change: "from 20 °C to [X]", "from [X] to boiling"."""
+    words, then = before.casefold().split(), after.casefold().split()[:1]
+    if re.match(r"\s*(?:°C|℃)?\s*to\b", following) and (then == ["to"] or words[-1:] == ["from"]):
+        return frozenset({"initial"})
+    is_end = words[-1:] == ["to"] and bool({"from", "temperature", "heated", "rises", "drops", "cooled"} & set(words))
+    return frozenset({"final"} if is_end else ())

@@ -117,6 +117,8 @@ def _read(record: Mapping[str, Any], guess: Guess | None) -> Law:
     shape = shape_of(expr, names)
     if len(names) == 2 and shape.form == "product" and shape.degrees == (1.0, -1.0) and shape.constant == 1.0:
         raise SourceError(f"{written}: only a second name")
+    if shape.form == "product" and 0.0 in shape.degrees:
+        raise SourceError(f"{written}: a symbol cancels out, the formula refers to itself")
     chosen = _dimensions(expr, shape, entries, guess)
     if chosen is None:
         raise SourceError(f"{written}: no units are known that make both sides agree")

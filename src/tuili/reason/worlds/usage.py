@@ -14,6 +14,9 @@ from tuili.reason.worlds.laws import Laws
 Place: TypeAlias = tuple[int, int]
 """A law and one of its variables."""
 
+Pattern: TypeAlias = tuple[tuple[Place, Place | None], ...]
+"""The steps of a chain, sorted: what was solved for what, below which variable."""
+
 _PSEUDO = 0.5
 _MIXED = 4.0
 _BOUND = 3.0
@@ -29,6 +32,7 @@ class Usage:
     after: dict[Place, Counter[Place]] = field(default_factory=dict)
     words: dict[Place, Counter[str]] = field(default_factory=dict)
     sizes: dict[Place, list[float]] = field(default_factory=dict)
+    patterns: Counter[Pattern] = field(default_factory=Counter)
     _seen: dict[Dimension, tuple[int, Counter[str]]] = field(default_factory=dict, repr=False)
 
     def add(self, place: Place, parent: Place | None, words: Iterable[str] = (), value: float | None = None) -> None:
@@ -43,6 +47,14 @@ class Usage:
             self.after.setdefault(parent, Counter())[place] += 1
         if value is not None and value > 0:
             self.sizes.setdefault(place, []).append(math.log10(value))
+
+    def add_pattern(self, steps: Iterable[tuple[Place, Place | None]]) -> None:
+        """Count a whole chain."""
+        self.patterns[pattern(steps)] += 1
+
+    def pattern_weight(self, steps: Iterable[tuple[Place, Place | None]]) -> float:
+        """Return the logarithm of one more than how often a whole chain was seen."""
+        return math.log1p(self.patterns[pattern(steps)])
 
     def log_shares(self, places: list[Place], parent: Place | None) -> tuple[list[float], list[float]]:
         """Return the log-share of each of some places among them: in all, and below the parent (smoothed)."""
@@ -87,3 +99,8 @@ class Usage:
         mean = sum(sizes) / len(sizes)
         spread = math.sqrt(sum((size - mean) ** 2 for size in sizes) / len(sizes)) + _LEAST_SPREAD
         return max(0.0, min(_MOST_SURPRISE, 0.5 * ((math.log10(value) - mean) / spread) ** 2 - 2.0))
+
+
+def pattern(steps: Iterable[tuple[Place, Place | None]]) -> Pattern:
+    """Return steps in an order that doesn't depend on how they were found."""
+    return tuple(sorted(steps, key=lambda step: (step[0], step[1] or (-1, -1))))
