@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from reasoning.formulas_answer import text_results
 from reasoning.formulas_chain import chain_results
 from reasoning.formulas_policy import train_policy
 from reasoning.formulas_setup import set_up
@@ -28,6 +29,8 @@ def measure(options: Options) -> Iterator[Result]:
     if options.wants("formulas.chain"):
         policy = train_policy(setup, SEED, smoke=options.smoke)
         yield from chain_results("formulas.chain", setup, policy)
+    if options.wants("formulas.text"):
+        yield from text_results("formulas.text", setup)
 
 
 if __name__ == "__main__":

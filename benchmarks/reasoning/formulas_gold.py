@@ -60,9 +60,7 @@ class Gold:
         free = list(range(len(symbols)))
         arguments = []
         for index, variable in enumerate(self.laws.laws[place].variables):
-            fitting = [
-                at for at in free if dimensions[at] == variable.dimension and degrees[at] == variable.degree
-            ]
+            fitting = [at for at in free if dimensions[at] == variable.dimension and degrees[at] == variable.degree]
             best = max(fitting, key=lambda at: self._fit(item, equation.arguments[at], place, index))
             free.remove(best)
             arguments.append(equation.arguments[best])

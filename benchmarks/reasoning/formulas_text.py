@@ -59,7 +59,10 @@ def learn_to_read(setup: Setup, items: Sequence[Item]) -> Reader:
     askings = [read_question(item.english) for item in items]
     for item, asking in zip(items, askings, strict=True):
         _learn_words(setup, item, asking, names)
-    needed = [[bool(matches(item, asking, place)) for place in range(len(asking.givens))] for item, asking in zip(items, askings, strict=True)]
+    needed = [
+        [bool(matches(item, asking, place)) for place in range(len(asking.givens))]
+        for item, asking in zip(items, askings, strict=True)
+    ]
     relevance = Relevance(list(zip(askings, needed, strict=True)))
     return Reader(setup, names, usage, relevance, _gap_dimensions(setup, items, askings, english))
 

@@ -53,9 +53,7 @@ def worked(name: str, question: str, program: str) -> Item | None:
     return Item(name, "", question, tuple(arguments), tuple(equations), asked)
 
 
-def _step(
-    left: str, formula: str, numbers: str, result: str
-) -> tuple[str, dict[str, tuple[float, Dimension]]] | None:
+def _step(left: str, formula: str, numbers: str, result: str) -> tuple[str, dict[str, tuple[float, Dimension]]] | None:
     """Return one step's equation and its quantities by name, None if it can't be read."""
     left, formula, numbers = left.strip(), _plain(formula), _plain(numbers)
     symbols = {left: "v0"}

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-
 from tiny_formulas import expander, fuel, known
+
 from tuili.errors import LimitError, UsageError
 from tuili.reason.worlds.budgeted import Outcome, all_found, best_first, enumerate_chains
 from tuili.reason.worlds.expansions import Expander

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
 from tiny_formulas import expander, fuel, known
+
 from tuili.errors import InputError
 from tuili.reason.policy import Policy
 from tuili.reason.worlds.budgeted import best_first

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-
 from tiny_formulas import RECORDS, laws, record
+
 from tuili.reason.worlds.dimensions import MONEY, in_base_units, read_dimension
 from tuili.reason.worlds.laws import read_laws, shape_of, signature_of
 

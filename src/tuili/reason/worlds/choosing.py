@@ -85,9 +85,7 @@ def _facts(expander: Expander, entry: Entry, rank: int) -> list[float]:
     used = [place for place in range(len(relevance)) if state.used >> place & 1]
     unused = [place for place in range(len(relevance)) if not state.used >> place & 1]
     values = expander.values(state) or []
-    bound = [
-        (slot, (step.law, index)) for step in state.steps for index, slot in enumerate(step.slots) if slot >= 0
-    ]
+    bound = [(slot, (step.law, index)) for step in state.steps for index, slot in enumerate(step.slots) if slot >= 0]
     scores = [wordings.score(slot, place) for slot, place in bound]
     first = state.steps[0]
     asked = expander.laws.laws[first.law].variables[first.solved].dimension

@@ -200,9 +200,7 @@ class Expander:
         surprise = sum(
             self.usage.surprise((each.law, each.solved), value) for each, value in zip(state.steps, values, strict=True)
         )
-        left_out = [
-            known.relevance for place, known in enumerate(self.problem.known) if not state.used >> place & 1
-        ]
+        left_out = [known.relevance for place, known in enumerate(self.problem.known) if not state.used >> place & 1]
         return surprise + sum(float(np.logaddexp(0.0, relevance)) for relevance in left_out)
 
     # -- features ------------------------------------------------------------------------------------

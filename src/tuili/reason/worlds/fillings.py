@@ -107,10 +107,10 @@ class Fillings:
         self.wordings = wordings
         self._usage: dict[Place | None, tuple[Floats, Floats]] = {}
         is_asked = dimensions is wordings.problem.dimensions
-        self.places = [(place, weight) for dim, weight in dimensions.items() for place in wordings.laws.giving.get(dim, [])]
-        rows = [
-            (at, slots) for at, (place, _weight) in enumerate(self.places) for slots in _fillings(wordings, place)
+        self.places = [
+            (place, weight) for dim, weight in dimensions.items() for place in wordings.laws.giving.get(dim, [])
         ]
+        rows = [(at, slots) for at, (place, _weight) in enumerate(self.places) for slots in _fillings(wordings, place)]
         width = max((len(law.variables) for law in wordings.laws.laws), default=0)
         self.at_E: Ints = np.array([at for at, _slots in rows], np.int64)
         self.slots_EV: Ints = np.full((len(rows), width), ABSENT, np.int64)

@@ -23,13 +23,14 @@ _LATEX = (
     (re.compile(r"(?<=\d)([VAWΩ]|Hz|kW|kV)(?=\d)"), r"\1 "),
 )
 _ANSWER = re.compile(
-    r"\b(?:if (?:we )?(?:already )?(?:know|knew)\b|if (?:it is|we have)\b.{0,20}known|if the answer|given that the answer"
-    r"|knowing that the answer)[^?]{0,90}?\b(?:is|be|as)\b(?: already known to be)?\s*(?=[-\d])",
+    r"\b(?:if (?:we )?(?:already )?(?:know|knew)\b|if (?:it is|we have)\b.{0,20}known|if the answer"
+    r"|given that the answer|knowing that the answer)[^?]{0,90}?\b(?:is|be|as)\b(?: already known to be)?\s*(?=[-\d])",
     re.IGNORECASE,
 )
 _SENTENCE = re.compile(r"(?<=[.?!;；。])\s+|(?<=\?)")
 _ASKING = re.compile(
-    r"\b(?:how (?:much|many|long|far|fast|high)|what|find|calculate|determine|solve for|required|try to|to which|question)\b[:\s]*",
+    r"\b(?:how (?:much|many|long|far|fast|high)|what|find|calculate|determine|solve for|required|try to|to which"
+    r"|question)\b[:\s]*",
     re.IGNORECASE,
 )
 _BREAK = re.compile(r"[.;?!:()\[\]\"“”]|,(?!\d)")
@@ -181,7 +182,12 @@ def _gap(text: str, gaps: list[int], blocks: list[tuple[int, int]]) -> tuple[Giv
     before, after = _around(text, start, end, blocks)
     roles = _roles(before, after, text[end:])
     unit = read_unit(text, end)
-    if unit is None or not unit.text or not re.match(r"\s?\S", text[end:]) or (unit.end - end <= 2 and text[end] == " "):
+    if (
+        unit is None
+        or not unit.text
+        or not re.match(r"\s?\S", text[end:])
+        or (unit.end - end <= 2 and text[end] == " ")
+    ):
         return Given(0.0, (), before, after, GAP, roles), False
     scale, dimension = in_base_units(1.0, unit.text)
     return Given(scale, dimension, before, after, GAP, roles), True

@@ -62,7 +62,9 @@ class Usage:
         shares = [(self.count[place] + _PSEUDO) / total for place in places]
         after = self.after.get(parent, Counter()) if parent is not None else Counter()
         below = sum(after[place] for place in places)
-        mixed = [(after[place] + _MIXED * share) / (below + _MIXED) for place, share in zip(places, shares, strict=True)]
+        mixed = [
+            (after[place] + _MIXED * share) / (below + _MIXED) for place, share in zip(places, shares, strict=True)
+        ]
         return [math.log(share) for share in shares], [math.log(share) for share in mixed]
 
     def context_score(self, words: Iterable[str], place: Place, laws: Laws) -> float:
