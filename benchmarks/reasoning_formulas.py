@@ -30,7 +30,8 @@ def measure(options: Options) -> Iterator[Result]:
         policy = train_policy(setup, SEED, smoke=options.smoke)
         yield from chain_results("formulas.chain", setup, policy)
     if options.wants("formulas.text"):
-        yield from text_results("formulas.text", setup)
+        policy = train_policy(setup, SEED, smoke=options.smoke, in_words=True)
+        yield from text_results("formulas.text", setup, policy)
 
 
 if __name__ == "__main__":

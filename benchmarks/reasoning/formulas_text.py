@@ -17,7 +17,7 @@ from tuili.reason.worlds.namesakes import Namesakes
 from tuili.reason.worlds.relevance import GapDimensions, Relevance
 from tuili.reason.worlds.usage import Usage
 
-NUM_DIMENSIONS = 4
+NUM_DIMENSIONS = 5
 ROUNDED = 0.006
 
 

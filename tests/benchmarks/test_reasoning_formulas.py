@@ -58,9 +58,10 @@ def question(at: int) -> dict[str, Any]:
     return {
         "id": f"{at:04d}_1_backforward",
         "question": {
-            "en": f"{place} water with a mass of [X] is heated from {start} °C to {start + 50} °C with a power of {power} W."
-            " The specific heat capacity of water is 4200 J/(kg·℃). How long does it take? The parameter voltage value "
-            "is 220 V. If we already know that the answer to the above question is 500 s, what should [X] be?",
+            "en": f"{place} water with a mass of [X] is heated from {start} °C to {start + 50} °C with a power of "
+            f"{power} W. The specific heat capacity of water is 4200 J/(kg·℃). How long does it take? The parameter "
+            "voltage value is 220 V. If we already know that the answer to the above question is 500 s, what should "
+            "[X] be?",
             "zh": f"{place * 4}把质量为[X]的水加热。如果我们已经知道上述问题的答案是500s",
         },
         "answer": f"{mass} kg",

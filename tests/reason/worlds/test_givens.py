@@ -19,7 +19,7 @@ QUESTION = (
 
 def test_values_and_their_words() -> None:
     asking = read_question(QUESTION)
-    by_text = {each.text: each for each in asking.givens}
+    by_text = {each.text: each for each in asking.givens if "implied" not in each.traits}
     assert list(by_text) == ["2 kg", "20 °C", "0.05 kg", "1.2*10^7 J/kg", "220 V", "70%"]
     assert "wood" in by_text["0.05 kg"].after
     assert "calorific value of wood" in by_text["1.2*10^7 J/kg"].before
@@ -27,7 +27,7 @@ def test_values_and_their_words() -> None:
 
 
 def test_the_answer_is_named_by_the_question() -> None:
-    answer = read_question(QUESTION).givens[-1]
+    answer = next(each for each in read_question(QUESTION).givens if each.text == "70%")
     assert answer.traits == {"answer"}
     assert answer.value == pytest.approx(0.7)
     assert "efficiency of the stove" in answer.before
@@ -61,6 +61,14 @@ def test_typesetting_is_read() -> None:
 def test_labels_of_two_values() -> None:
     values = [each.value for each in read_question('A bulb labelled "6V2.4W" is at [X].').givens]
     assert values == [6.0, 2.4]
+
+
+def test_what_is_left_unsaid() -> None:
+    unsaid = {each.text: each.value for each in read_question(QUESTION).givens if "implied" in each.traits}
+    assert unsaid["specific heat capacity of water"] == 4200.0
+    told = read_question("The specific heat capacity of water is 4.0*10^3 J/(kg·℃); the water boils at [X].").givens
+    assert [each.value for each in told if each.dimension == told[0].dimension] == [4000.0]
+    assert 100.0 in [each.value for each in told]
 
 
 @pytest.mark.parametrize("question", ["", "[X]", "no number at all?", "If we already know the answer is"])

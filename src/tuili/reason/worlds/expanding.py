@@ -55,7 +55,6 @@ class Expanding:
             raise InputError("there are 0 exercises; a policy needs at least one worked problem to learn from")
         self.exercises = exercises
         self._walks: list[Walk] = []
-        self._expanders: dict[int, Expander] = {}
 
     def start(self, num_walks: int, rng: np.random.Generator) -> Choices:
         """Begin walks on exercises that have anything to try.
@@ -65,7 +64,7 @@ class Expanding:
         """
         self._walks = []
         for drawn in rng.integers(len(self.exercises), size=20 * num_walks):
-            expander = self._expander(int(drawn))
+            expander = self.exercises[drawn].expander()
             state = expander.start()
             rows = expander.legal(state)
             if len(rows):
@@ -76,11 +75,6 @@ class Expanding:
             f"only {len(self._walks)} of {20 * num_walks} exercises drawn can be begun with; check that the laws' "
             "dimensions are those of the problems"
         )
-
-    def _expander(self, place: int) -> Expander:
-        if place not in self._expanders:
-            self._expanders[place] = self.exercises[place].expander()
-        return self._expanders[place]
 
     def step(self, picked_S: Ints) -> Step:
         """Apply one expansion in every walk."""

@@ -35,8 +35,17 @@ _ASKING = re.compile(
 )
 _BREAK = re.compile(r"[.;?!:()\[\]\"“”]|,(?!\d)")
 _WORD = re.compile(r"[^\W\d_]+")
-_MOST_BEFORE, _MOST_AFTER = 9, 5
+_MOST_BEFORE, _MOST_BEFORE_GAP, _MOST_AFTER = 9, 18, 5
 _LINKS = frozenset("to and or is the a an of until with at from by about approximately up down".split())
+
+
+_IMPLIED = (
+    (r"\bwater\b", 4200.0, "joule / kilogram / kelvin", "specific heat capacity of water"),
+    (r"\bwater\b", 1000.0, "kilogram / meter ** 3", "density of water"),
+    (r"\b(?:weigh|weight|gravity|lift|mass|fall)", 10.0, "newton / kilogram", "gravitational acceleration g"),
+    (r"\bboil", 100.0, "degree_Celsius", "heated to the boiling point final temperature"),
+)
+"""What a question of school physics leaves unsaid: the words that hint at it, value, pint unit, name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,19 +87,33 @@ def read_question(question: str) -> Asking:
     answer = list(_ANSWER.finditer(text))
     answer_at = answer[-1].end() if answer else -1
     asked_text = text[: answer[-1].start()] if answer else text
-    places = [(found.value.start, found.value.end) for found in find_values(text)]
+    values = find_values(text)
+    places = [(found.value.start, found.value.end) for found in values if not found.in_words]
     gaps = [match.start() for match in re.finditer(re.escape(GAP), text)]
     blocks = sorted([*places, *((at, at + len(GAP)) for at in gaps)])
     givens = []
-    for found in find_values(text):
+    for found in values:
         given = _given(text, found, blocks, asked_text)
         if given is not None:
             is_answer = answer_at >= 0 and found.value.start - 2 <= answer_at <= found.value.end
             if found.value.start > answer_at >= 0 and not is_answer:
                 continue
             givens.append(_answer(given, asked_text) if is_answer else given)
+    givens += _implied(text, givens)
     gap, has_unit = _gap(text, gaps, blocks)
     return Asking(tuple(givens), gap, has_unit)
+
+
+def _implied(text: str, givens: list[Given]) -> list[Given]:
+    """Return the constants that the words hint at, unless the question gives a value of that kind itself."""
+    found = []
+    for hint, magnitude, unit, name in _IMPLIED:
+        value, dimension = in_base_units(magnitude, unit)
+        alike = [each for each in givens if each.dimension == dimension]
+        is_told = any(each.value == value for each in alike) if unit == "degree_Celsius" else bool(alike)
+        if not is_told and re.search(hint, text, re.IGNORECASE):
+            found.append(Given(value, dimension, name, "", name, frozenset({"implied", f"implied {name}"})))
+    return found
 
 
 def plain(question: str) -> str:
@@ -137,7 +160,9 @@ def _traits(text: str, found: Found, asked_text: str) -> frozenset[str]:
     return frozenset(name for name, holds in marks.items() if holds)
 
 
-def _around(text: str, start: int, end: int, blocks: list[tuple[int, int]]) -> tuple[str, str]:
+def _around(
+    text: str, start: int, end: int, blocks: list[tuple[int, int]], most_before: int = _MOST_BEFORE
+) -> tuple[str, str]:
     """Return the words before and after a place, up to the next value or mark; "to 40 °C" takes those of "from"."""
     earlier = [block for block in blocks if block[1] <= start]
     left = max([0, *(block[1] for block in earlier[-1:])])
@@ -148,7 +173,7 @@ def _around(text: str, start: int, end: int, blocks: list[tuple[int, int]]) -> t
     right = min([block[0] for block in blocks if block[0] >= end] or [len(text)])
     broken = _BREAK.search(text, end, right)
     after = _WORD.findall(text[end : broken.start() if broken else right])[:_MOST_AFTER]
-    return " ".join(before[-_MOST_BEFORE:]), " ".join(after)
+    return " ".join(before[-most_before:]), " ".join(after)
 
 
 def _tail(text: str) -> list[str]:
@@ -179,7 +204,7 @@ def _gap(text: str, gaps: list[int], blocks: list[tuple[int, int]]) -> tuple[Giv
     if not gaps:
         return None, False
     start, end = gaps[0], gaps[0] + len(GAP)
-    before, after = _around(text, start, end, blocks)
+    before, after = _around(text, start, end, blocks, _MOST_BEFORE_GAP)
     roles = _roles(before, after, text[end:])
     unit = read_unit(text, end)
     if (
