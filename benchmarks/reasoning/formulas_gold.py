@@ -28,10 +28,21 @@ class Gold:
 
     def __init__(self, laws: Laws, names: Namesakes) -> None:
         self.laws, self.names = laws, names
+        self._matched: dict[str, list[tuple[int, tuple[int, ...]]] | None] = {}
         self.places: dict[Any, int] = {signature(law): place for place, law in enumerate(laws.laws)}
 
     def derivation(self, item: Item, asked: int) -> list[GoldStep] | None:
         """Return the steps from an argument down to what is given, None if a formula is no law of the collection."""
+        if item.id not in self._matched:
+            self._matched[item.id] = self._match_all(item)
+        matched, same = self._matched[item.id], _second_names(item)
+        if matched is None:
+            return None
+        given = {same[place] for place in (*item.known, item.asked) if same[place] != same[asked]}
+        return _grow(matched, same[asked], given, None, frozenset())
+
+    def _match_all(self, item: Item) -> list[tuple[int, tuple[int, ...]]] | None:
+        """Return the laws of an item's formulas with their arguments, None if one is no law of the collection."""
         same = _second_names(item)
         matched = []
         for equation in item.equations:
@@ -42,8 +53,7 @@ class Gold:
                 return None
             law, arguments = found
             matched.append((law, tuple(same[argument] for argument in arguments)))
-        given = {same[place] for place in item.known if place != asked} | {same[item.asked]}
-        return _grow(matched, same[asked], given - {same[asked]}, None, frozenset())
+        return matched
 
     def match(self, item: Item, equation: Equation) -> tuple[int, tuple[int, ...]] | None:
         """Return the law of a gold formula and the argument for each of its variables."""
