@@ -28,6 +28,9 @@ FACTS = (
     "names",
     "worst_name",
     "asked_name",
+    "surest_name",
+    "num_misnamed",
+    "num_well_named",
     "kinship",
     "context",
     "pattern",
@@ -38,6 +41,7 @@ FACTS = (
 )
 _SCALES = (1.0, 3.6, 60.0, 3600.0, 1e3, 36.0)
 _MOST_DIGITS = 5
+_MISNAMED, _WELL_NAMED = -0.5, 0.5
 _RIDGE = 0.02
 _STEPS = 400
 _RATE = 0.05
@@ -107,6 +111,9 @@ def _facts(expander: Expander, entry: Entry, rank: int) -> list[float]:
         sum(scores) / 4,
         min(scores, default=0.0) / 2,
         wordings.score(len(relevance), (first.law, first.solved)),
+        max((score for (slot, _place), score in zip(bound, scores, strict=True) if slot == surest), default=-1.0),
+        float(sum(score < _MISNAMED for score in scores)),
+        float(sum(score > _WELL_NAMED for score in scores)),
         _kinship(expander, state),
         sum(wordings.context((each.law, each.solved)) for each in state.steps),
         weight,

@@ -20,8 +20,8 @@ from tuili.reason.worlds.namesakes import all_pieces
 _RIDGE = 1.0
 _STEPS = 25
 _SOFT_RIDGE = 0.5
-_SOFT_STEPS = 150
-_HASTE = 30.0
+_SOFT_STEPS = 300
+_POWER_STEPS = 20
 _ARTICLES = frozenset("the a an its their this that".split())
 _HEAD_LINKS = frozenset("of by is was from released absorbed generated for in across between when".split())
 _MOST = 6.0
@@ -97,43 +97,64 @@ class GapDimensions:
         counts = Counter(mark for row in rows for mark in row)
         self.marks = {mark: at for at, mark in enumerate(mark for mark, count in counts.items() if count > 1)}
         self.dimensions = list(dict.fromkeys(dimension for _before, _after, dimension, _weight in examples))
-        matrix_NM = self._matrix(rows)
+        marks_NL = self._padded(rows)
         place = {dimension: at for at, dimension in enumerate(self.dimensions)}
         wanted_N = np.array([place[dimension] for _before, _after, dimension, _weight in examples], np.int64)
         weight_N = np.array([weight for *_words, weight in examples], np.float32)
-        self.weights_MD = _softmax_regression(matrix_NM, wanted_N, weight_N, len(self.dimensions))
+        self.weights_MD = _softmax_regression(marks_NL, wanted_N, weight_N, (len(self.marks) + 2, len(self.dimensions)))
 
     def __call__(self, gap: Given, most: int) -> dict[Dimension, float]:
         """Return the log-probabilities of the likeliest dimensions."""
-        scores_D = (self._matrix([_beside(gap.before, gap.after)]) @ self.weights_MD)[0]
+        scores_D = self.weights_MD[self._padded([_beside(gap.before, gap.after)])[0]].sum(axis=0)
         log_D = scores_D - np.logaddexp.reduce(scores_D)
         return {self.dimensions[at]: float(log_D[at]) for at in np.argsort(-log_D, kind="stable")[:most]}
 
-    def _matrix(self, rows: Sequence[Sequence[str]]) -> Floats:
-        matrix = np.zeros((len(rows), len(self.marks) + 1), np.float32)
-        matrix[:, -1] = 1.0
-        for at, row in enumerate(rows):
-            matrix[at, [self.marks[mark] for mark in row if mark in self.marks]] = 1.0
-        return matrix
+    def _padded(self, rows: Sequence[Sequence[str]]) -> Ints:
+        """Return the places of each row's known marks, then of what all have, then of what is nothing, (N, L)."""
+        bias, nothing = len(self.marks), len(self.marks) + 1
+        found = [[*(self.marks[mark] for mark in row if mark in self.marks), bias] for row in rows]
+        padded = np.full((len(rows), max(map(len, found), default=1)), nothing, np.int64)
+        for at, row in enumerate(found):
+            padded[at, : len(row)] = row
+        return padded
 
 
-def _softmax_regression(matrix_NM: Floats, wanted_N: Ints, weight_N: Floats, num_classes: int) -> Floats:
-    """Return the weights of a softmax regression, (M, classes)."""
-    weights = np.zeros((matrix_NM.shape[1], num_classes), np.float32)
+def _softmax_regression(marks_NL: Ints, wanted_N: Ints, weight_N: Floats, shape: tuple[int, int]) -> Floats:
+    """Return the weights of a softmax regression, (M, D); the last row, of what is nothing, stays zero.
+
+    Source: Beck and Teboulle, "A fast iterative shrinkage-thresholding algorithm", 2009, eq. 4.1 to 4.3.
+    """
+    weights = np.zeros(shape, np.float32)
     ahead = weights.copy()
-    rate = 4.0 / (float((matrix_NM**2).sum(axis=1).max()) * float(weight_N.sum()) + _SOFT_RIDGE)
-    rate *= _HASTE
-    target = np.zeros((len(wanted_N), num_classes), np.float32)
-    target[np.arange(len(wanted_N)), wanted_N] = 1.0
+    rate = 1.0 / (0.5 * _largest_eigenvalue(marks_NL, weight_N, shape[0]) + _SOFT_RIDGE)
     for step in range(_SOFT_STEPS):
-        scores = matrix_NM @ ahead
-        share = np.exp(scores - scores.max(axis=1, keepdims=True))
-        share /= share.sum(axis=1, keepdims=True)
-        gradient = matrix_NM.T @ ((share - target) * weight_N[:, None]) + _SOFT_RIDGE * ahead
+        scores_ND = ahead[marks_NL].sum(axis=1)
+        share_ND = np.exp(scores_ND - scores_ND.max(axis=1, keepdims=True))
+        share_ND /= share_ND.sum(axis=1, keepdims=True)
+        share_ND[np.arange(len(wanted_N)), wanted_N] -= 1.0
+        gradient = _SOFT_RIDGE * ahead
+        np.add.at(gradient, marks_NL, (share_ND * weight_N[:, None])[:, None, :])
+        gradient[-1] = 0.0
         following = ahead - rate * gradient
         ahead = following + step / (step + 3) * (following - weights)
         weights = following
     return weights
+
+
+def _largest_eigenvalue(marks_NL: Ints, weight_N: Floats, num_marks: int) -> float:
+    """Return the largest eigenvalue of the weighted co-occurrences of marks, by power iteration."""
+    vector = np.ones(num_marks)
+    vector[-1] = 0.0
+    size = 1.0
+    for _ in range(_POWER_STEPS):
+        product = np.zeros(num_marks)
+        np.add.at(product, marks_NL, (vector[marks_NL].sum(axis=1) * weight_N)[:, None])
+        product[-1] = 0.0
+        size = float(np.linalg.norm(product))
+        if size == 0.0:
+            return 0.0
+        vector = product / size
+    return size
 
 
 def _beside(before: str, after: str) -> list[str]:
