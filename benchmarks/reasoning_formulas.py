@@ -26,11 +26,10 @@ def measure(options: Options) -> Iterator[Result]:
     setup = set_up(folder, options.test, smoke=options.smoke)
     for note in setup.notes:
         say(note)
-    policy = train_policy(setup, SEED, smoke=options.smoke)
     if options.wants("formulas.chain"):
-        yield from chain_results("formulas.chain", setup, policy)
+        yield from chain_results("formulas.chain", setup, train_policy(setup, SEED, smoke=options.smoke))
     if options.wants("formulas.text"):
-        yield from text_results("formulas.text", setup, policy)
+        yield from text_results("formulas.text", setup)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ from reasoning.formulas_data import Item, families, is_close
 from reasoning.formulas_setup import SEED, Setup
 from reasoning.formulas_text import Reader, learn_to_read, matches
 from runner import Result, share, watched
-from tuili.reason.policy import Policy
 from tuili.reason.worlds.budgeted import all_found, best_first
 from tuili.reason.worlds.choosing import Candidate, Chooser, candidates
 from tuili.reason.worlds.givens import read_question
@@ -51,7 +50,7 @@ class Answered:
         return self.item.arguments[self.item.asked].value
 
 
-def learn_to_answer(setup: Setup, items: Sequence[Item], policy: Policy) -> tuple[Reader, Chooser, list[Answered]]:
+def learn_to_answer(setup: Setup, items: Sequence[Item]) -> tuple[Reader, Chooser, list[Answered]]:
     """Learn the reader, and the chooser on questions that its reader had not seen.
 
     Returns also the answers to these questions, each by a reader and a chooser that had not seen it.
@@ -61,7 +60,7 @@ def learn_to_answer(setup: Setup, items: Sequence[Item], policy: Policy) -> tupl
     for fold in range(NUM_FOLDS):
         reader = learn_to_read(setup, [item for item, own in zip(items, folds, strict=True) if own != fold])
         for at in watched([at for at, own in enumerate(folds) if own == fold], f"reading, fold {fold + 1}"):
-            found[at] = _candidates(reader, items[at], policy)
+            found[at] = _candidates(reader, items[at])
     answered = []
     for fold in range(NUM_FOLDS):
         chooser = _learn(items, found, [at for at, own in enumerate(folds) if own != fold])
@@ -93,26 +92,26 @@ def _folds(items: Sequence[Item]) -> list[int]:
     return [int(fold[number]) for number in family]
 
 
-def _candidates(reader: Reader, item: Item, policy: Policy) -> tuple[list[Candidate], float | None]:
-    """Return the candidates of a question, and the value of the first by the search with the policy alone."""
+def _candidates(reader: Reader, item: Item) -> tuple[list[Candidate], float | None]:
+    """Return the candidates of a question, and the value of the first by the search alone."""
     expander = reader.expander(item.english)
-    found = candidates(expander, all_found(expander, BUDGET, policy, wanted=MOST_CANDIDATES))
-    return found, best_first(expander, BUDGET, policy).value
+    found = candidates(expander, all_found(expander, BUDGET, wanted=MOST_CANDIDATES))
+    return found, best_first(expander, BUDGET).value
 
 
-def answer(reader: Reader, chooser: Chooser, items: Sequence[Item], policy: Policy) -> list[Answered]:
+def answer(reader: Reader, chooser: Chooser, items: Sequence[Item]) -> list[Answered]:
     """Answer questions from their English text."""
     answered = []
     for item in watched(items, "questions in words"):
-        found, first = _candidates(reader, item, policy)
+        found, first = _candidates(reader, item)
         answered.append(Answered(item, found, chooser.best(found), first))
     return answered
 
 
-def text_results(prefix: str, setup: Setup, policy: Policy) -> Iterator[Result]:
+def text_results(prefix: str, setup: Setup) -> Iterator[Result]:
     """Yield accuracy on the scored part, on the development part by cross-validation, and the errors' classes."""
-    reader, chooser, developed = learn_to_answer(setup, setup.development, policy)
-    answered = answer(reader, chooser, setup.scored, policy)
+    reader, chooser, developed = learn_to_answer(setup, setup.development)
+    answered = answer(reader, chooser, setup.scored)
     right = [float(each.is_right()) for each in answered]
     alone = [float(is_close(each.first, each.gold)) for each in answered]
     whole = share(f"{prefix}.accuracy", right)

@@ -13,9 +13,7 @@ KILOGRAM, SECOND = (read_dimension(unit)[1] for unit in ("kg", "s"))  # type: ig
 
 
 def question(mass: int) -> str:
-    return (
-        f"A stone of {mass} kg falls. The parameter voltage is 220 V. If we know the answer is 3 J, what is [X]?"
-    )
+    return f"A stone of {mass} kg falls. The parameter voltage is 220 V. If we know the answer is 3 J, what is [X]?"
 
 
 def test_distractors_are_told_from_what_is_needed() -> None:

@@ -152,10 +152,10 @@ def best_first(expander: Expander, most: int, policy: Policy = PRIOR, time_limit
     return search.ended(search.budget.ended or "exhausted")
 
 
-def all_found(expander: Expander, most: int, policy: Policy = PRIOR, wanted: int = 100) -> list[Entry]:
-    """Return up to `wanted` complete derivations that a budget finds, the likeliest paths first."""
+def all_found(expander: Expander, most: int, wanted: int = 100) -> list[Entry]:
+    """Return up to `wanted` complete derivations that a budget finds under the heuristic, the likeliest first."""
     search = Search(expander, Budget(most))
-    queue = Queue(expander, policy)
+    queue = Queue(expander, PRIOR)
     queue.add(expander.start(), 0.0)
     found: list[Entry] = []
     while queue.entries and len(found) < wanted and not search.budget.ended:
