@@ -11,7 +11,7 @@ import numpy as np
 from reasoning.formulas_data import Item, families, is_close
 from reasoning.formulas_setup import SEED, Setup
 from reasoning.formulas_text import Reader, learn_to_read, matches
-from runner import Result, share, watched
+from runner import Result, say, share, watched
 from tuili.reason.worlds.budgeted import all_found, best_first
 from tuili.reason.worlds.choosing import Candidate, Chooser, candidates
 from tuili.reason.worlds.givens import read_question
@@ -19,6 +19,7 @@ from tuili.reason.worlds.givens import read_question
 BUDGET = 400
 MOST_CANDIDATES = 200
 NUM_FOLDS = 4
+LEAST_DEVELOPMENT = 5
 LOOSE = 0.05
 CLASSES = (
     "gap_not_found",
@@ -110,6 +111,9 @@ def answer(reader: Reader, chooser: Chooser, items: Sequence[Item]) -> list[Answ
 
 def text_results(prefix: str, setup: Setup) -> Iterator[Result]:
     """Yield accuracy on the scored part, on the development part by cross-validation, and the errors' classes."""
+    if len(setup.development) < LEAST_DEVELOPMENT:
+        say(f"skipped {prefix}: {len(setup.development)} questions share no text with the test, too few to learn from")
+        return
     reader, chooser, developed = learn_to_answer(setup, setup.development)
     answered = answer(reader, chooser, setup.scored)
     right = [float(each.is_right()) for each in answered]

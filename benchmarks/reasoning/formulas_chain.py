@@ -92,7 +92,7 @@ def chain_results(prefix: str, setup: Setup, policy: Policy) -> Iterator[Result]
     """Yield success at the budget fixed on the development part, the curves and the policy's own gain."""
     most = BUDGETS[-1]
     developed = attempts(
-        setup, setup.development, lambda expander: enumerate_chains(expander, most), "enumeration, development"
+        setup, setup.measured, lambda expander: enumerate_chains(expander, most), "enumeration, development"
     )
     budget = two_thirds_budget(developed)
     ways: dict[str, Callable[[Expander], Outcome]] = {

@@ -18,6 +18,7 @@ from tuili.errors import InputError
 from tuili.reason.worlds.dimensions import Dimension, read_dimension
 
 OVERLAP = 0.4
+UNREAD: tuple[float, Dimension] = (float("nan"), (("unread", 1.0),))
 _SHINGLE = 6
 _CHINESE_UNITS = {"焦": "J", "千克": "kg", "牛": "N", "米": "m", "秒": "s", "瓦": "W"}
 
@@ -60,8 +61,8 @@ class Item:
 
 
 def read_items(path: Path) -> list[Item]:
-    """Read questions in the format of `hof_test.json`."""
-    return [_item(record) for record in json.loads(path.read_text(encoding="utf-8"))]
+    """Read questions in the format of `hof_test.json`; those without a gold chain can't be scored and are left out."""
+    return [_item(record) for record in json.loads(path.read_text(encoding="utf-8")) if record["solution"]]
 
 
 def read_number(written: str) -> float | None:
@@ -98,10 +99,15 @@ def _item(record: dict[str, Any]) -> Item:
         quantity = read_quantity(str(entry["num"]), str(entry["unit"]))
         if quantity is None:
             faults.append(f"unread: {entry['num']} {entry['unit']}")
-            quantity = (float("nan"), (("unread", 1.0),))
+            quantity = UNREAD
         places[entry["zh_name"].strip()] = len(arguments)
         names = tuple(str(entry[key]).strip() for key in ("zh_name", "en_name", "symbol") if entry.get(key))
         arguments.append(Argument(names, *quantity))
+    for name in (name.strip() for text in record["solution"] for name in re.findall(r"\[(.*?)\]", text)):
+        if name not in places:
+            faults.append(f"no argument: {name}")
+            places[name] = len(arguments)
+            arguments.append(Argument((name,), *UNREAD))
     equations = tuple(equation(text, places) for text in record["solution"])
     question = record["question"]
     return Item(

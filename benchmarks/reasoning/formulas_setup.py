@@ -26,7 +26,10 @@ NUM_SMOKE, NUM_SMOKE_WORKED = 12, 250
 
 @dataclass(frozen=True)
 class Setup:
-    """The laws with what was learnt about them, the worked items, and the questions in two parts."""
+    """The laws with what was learnt about them, the worked items, and the questions in two parts.
+
+    `measured`: the questions that the budget is fixed on.
+    """
 
     laws: Laws
     names: Namesakes
@@ -36,6 +39,7 @@ class Setup:
     worked: tuple[Item, ...]
     development: tuple[Item, ...]
     scored: tuple[Item, ...]
+    measured: tuple[Item, ...]
     notes: tuple[str, ...]
 
     def expander(self, problem: Problem) -> Expander:
@@ -44,12 +48,18 @@ class Setup:
 
 
 def set_up(folder: Path, test: Path | None, *, smoke: bool = False) -> Setup:
-    """Read everything; with `test`, all questions of `hof_test.json` that share no text with it are development."""
+    """Read everything.
+
+    With `test`, all questions of `hof_test.json` that share no text with it are development; the budget, which
+    nothing is learnt from, is fixed on the same part as without.
+    """
     questions = read_items(folder / "hof_test.json")
-    development, scored = split(questions) if test is None else apart(questions, read_items(test))
+    measured, rest = split(questions)
+    development, scored = (measured, rest) if test is None else apart(questions, read_items(test))
     worked, num_overlapping, num_unread = read_worked(folder / "train_zh.json", [*questions, *scored])
     if smoke:
-        worked, development, scored = worked[:NUM_SMOKE_WORKED], development[:NUM_SMOKE], scored[:NUM_SMOKE]
+        worked, measured = worked[:NUM_SMOKE_WORKED], measured[:NUM_SMOKE]
+        development, scored = development[:NUM_SMOKE], scored[:NUM_SMOKE]
     records = json.loads((folder / "formulas.json").read_text(encoding="utf-8"))
     laws = read_laws(records, NameDimensions(names_and_dimensions(worked)))
     names, usage = Namesakes(laws), Usage()
@@ -62,7 +72,18 @@ def set_up(folder: Path, test: Path | None, *, smoke: bool = False) -> Setup:
         f"with questions, {num_unread} unread",
         f"{len(development)} questions for development, {len(scored)} scored",
     )
-    return Setup(laws, names, usage, gold, tuple(records), tuple(worked), tuple(development), tuple(scored), notes)
+    return Setup(
+        laws,
+        names,
+        usage,
+        gold,
+        tuple(records),
+        tuple(worked),
+        tuple(development),
+        tuple(scored),
+        tuple(measured),
+        notes,
+    )
 
 
 def split(items: Sequence[Item]) -> tuple[list[Item], list[Item]]:

@@ -49,6 +49,7 @@ def question(at: int) -> dict[str, Any]:
     mass, power, start = at + 1, 420 * (at + 1), 10 + at
     heat = 4200 * mass * 50
     place = PLACES[at % len(PLACES)]
+    letters = "".join(chr(0x4E00 + 97 * at + step) for step in range(60))
     numbers = {"c": 4200, "m": mass, "d": 50, "Q": heat, "t": start + 50, "s": start, "P": power, "h": 500}
     solution = ("[Q]=[P]*[h]", "[d]=[t]-[s]", "[m] = [Q]/([c]*[d])")
     chains = [
@@ -62,7 +63,7 @@ def question(at: int) -> dict[str, Any]:
             f"{power} W. The specific heat capacity of water is 4200 J/(kg·℃). How long does it take? The parameter "
             "voltage value is 220 V. If we already know that the answer to the above question is 500 s, what should "
             "[X] be?",
-            "zh": f"{place * 4}把质量为[X]的水加热。如果我们已经知道上述问题的答案是500s",
+            "zh": f"{letters}把质量为[X]的水加热。如果我们已经知道上述问题的答案是500s",
         },
         "answer": f"{mass} kg",
         "solution": chains,
@@ -85,7 +86,7 @@ def data(tmp_path: Path) -> Path:
     folder.mkdir()
     contents = {
         "formulas.json": [formula(expr, symbols) for expr, symbols in FORMULAS.items()],
-        "hof_test.json": [question(at) for at in range(6)],
+        "hof_test.json": [question(at) for at in range(14)],
         "train_zh.json": [worked_item(at) for at in range(6)],
     }
     for name, content in contents.items():
@@ -110,10 +111,31 @@ def test_smoke(data: Path) -> None:
 def test_another_test_set_leaves_the_rest_for_development(data: Path) -> None:
     path = data / "other.json"
     path.write_text(json.dumps([question(0)], ensure_ascii=False), encoding="utf-8")
-    chosen = Options(Path("unused.json"), data, path, True, "formulas.chain.success")
+    chosen = Options(Path("unused.json"), data, path, True, "formulas.chain")
     found = {result.name: result for result in reasoning_formulas.measure(chosen)}
     assert found["formulas.chain.success"].n == 1
-    assert found["formulas.chain.budget"].n == 5
+    assert found["formulas.chain.budget"].n == 6
+
+
+def test_a_test_set_of_known_questions_leaves_nothing_to_learn_from(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = data / "formulas" / "hof_test.json"
+    found = [result.name for result in reasoning_formulas.measure(options(data, path))]
+    assert "formulas.chain.success" in found
+    assert not [name for name in found if name.startswith("formulas.text")]
+    assert "skipped formulas.text" in capsys.readouterr().err
+
+
+def test_faults_of_a_question_are_noted(data: Path) -> None:
+    path = data / "faulty.json"
+    without = question(0) | {"solution": []}
+    missing = question(1)
+    missing["arguments"] = missing["arguments"][:-1]
+    missing["arguments"][0]["num"] = "about 3"
+    path.write_text(json.dumps([without, missing], ensure_ascii=False), encoding="utf-8")
+    (item,) = read_items(path)
+    assert len(item.faults) == 2
 
 
 def test_without_data_it_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
