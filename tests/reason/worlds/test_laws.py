@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tiny_formulas import RECORDS, laws, record
 
 from tuili.reason.worlds.dimensions import MONEY, in_base_units, read_dimension
@@ -59,6 +61,12 @@ def test_signature_holds_the_constant() -> None:
     metre = read_dimension("m")[1]  # type: ignore[index]
     assert signature_of("v0 = v1/2", (metre, metre)) != signature_of("v0 = v1/4", (metre, metre))
     assert len(RECORDS) == 7
+
+
+@given(st.text("ab+-*/^=()12 .%×", max_size=24))
+def test_any_formula_is_read_or_skipped(formula: str) -> None:
+    found = read_laws([record(formula, a="mass, kg", b="time, s")])
+    assert len(found.laws) + len(found.skipped) == 1
 
 
 def test_units() -> None:
