@@ -131,7 +131,8 @@ def _roots(expr: str, names: tuple[str, ...], wanted: str) -> tuple[Callable[...
         roots = sympy.solve(equation.expr, equation.symbols[wanted], check=False)
     except (NotImplementedError, ValueError, TypeError, RecursionError):
         return ()
-    return tuple(sympy.lambdify(arguments, root, ["math", "sympy"]) for root in roots)
+    finite = (root for root in roots if not root.has(sympy.zoo, sympy.oo, sympy.nan))
+    return tuple(sympy.lambdify(arguments, root, ["math", "sympy"]) for root in finite)
 
 
 def residual(expr: str, values: Mapping[str, float]) -> float:

@@ -155,7 +155,7 @@ class Fillings:
         for one in range(slots_EW.shape[1]):
             for other in range(one + 1, slots_EW.shape[1]):
                 is_pair = (slots_EW[:, one] >= 0) & (slots_EW[:, other] >= 0)
-                kin = self.wordings.kinship[slots_EW[:, one], slots_EW[:, other]] if num_known else 0.0
+                kin = self.wordings.kinship[np.maximum(slots_EW[:, one], 0), np.maximum(slots_EW[:, other], 0)]
                 total_E += np.where(is_pair, kin, 0.0)
                 num_pairs_E += is_pair
         return np.asarray(total_E / np.maximum(num_pairs_E, 1), np.float32)
