@@ -76,6 +76,11 @@ def test_cycles_end(way) -> None:  # type: ignore[no-untyped-def]
     assert outcome.reason == "exhausted"
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_one_known_value(way) -> None:  # type: ignore[no-untyped-def]
+    assert way(expander("mass of fuel", "kg", known("heat", 3.0, "J")), 100).value is None
+
+
 def test_a_negative_budget_is_refused() -> None:
     with pytest.raises(UsageError, match="-1"):
         best_first(fuel(), -1)
