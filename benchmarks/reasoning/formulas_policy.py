@@ -14,7 +14,7 @@ from tuili.reason.worlds.expansions import Expander
 from tuili.reason.worlds.namesakes import Namesakes
 from tuili.reason.worlds.usage import Usage
 
-NUM_UPDATES, NUM_WALKS = 30, 192
+NUM_UPDATES, NUM_WALKS = 60, 256
 LEAST_STEPS = 2
 
 

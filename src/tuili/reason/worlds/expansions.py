@@ -45,6 +45,9 @@ FEATURES = (
     "could_bind",
     "depth",
 )
+UNSEEN = 2.0
+"""What a chain of laws costs that was never seen as a whole, in nats."""
+
 _HEURISTIC = {
     "usage_after": 1.0,
     "context": 1.0,
@@ -195,13 +198,15 @@ class Expander:
     def penalty(self, state: Derivation, values: list[float]) -> float:
         """Return what speaks against a complete derivation, 0 or more.
 
-        Unusual values (an efficiency of 12, water of 8,000 °C), and known values left out that seem needed.
+        Unusual values (an efficiency of 12, water of 8,000 °C), known values left out that seem needed, and a whole
+        chain that no worked problem has.
         """
+        unseen = UNSEEN if self.usage.patterns and not self.usage.pattern_weight(self.chain(state)) else 0.0
         surprise = sum(
             self.usage.surprise((each.law, each.solved), value) for each, value in zip(state.steps, values, strict=True)
         )
         left_out = [known.relevance for place, known in enumerate(self.problem.known) if not state.used >> place & 1]
-        return surprise + sum(float(np.logaddexp(0.0, relevance)) for relevance in left_out)
+        return unseen + surprise + sum(float(np.logaddexp(0.0, relevance)) for relevance in left_out)
 
     # -- features ------------------------------------------------------------------------------------
 
