@@ -114,3 +114,4 @@ def test_both_sides_have_one_dimension(expr: str, units: dict[str, str], expecte
 
 def test_a_division_by_zero_gives_nothing() -> None:
     assert solve("a = b / (c - c)", "a", {"b": 1.0, "c": 2.0}) is None
+    assert solve("a = x / b + x**3 * exp(x)", "x", {"a": 1.0, "b": 0.0}) is None

@@ -222,6 +222,8 @@ def _search_roots(expr: str, wanted: str, values: Mapping[str, float], names: tu
     equation = parse(expr, names)
     numbers = {equation.symbols[name]: value for name, value in values.items()}
     reduced = equation.expr.subs(numbers)
+    if not _is_finite(reduced):
+        return []
     for guess in _GUESSES:
         try:
             return [float(sympy.nsolve(reduced, equation.symbols[wanted], guess))]
