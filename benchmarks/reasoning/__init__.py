@@ -1,1 +1,1 @@
-"""What the benchmarks of reasoning share."""
+"""The parts of the benchmarks of reasoning."""

@@ -110,3 +110,8 @@ def test_unknown_units_are_refused() -> None:
 )
 def test_both_sides_have_one_dimension(expr: str, units: dict[str, str], expected: bool) -> None:
     assert is_consistent(expr, tuple(units.items())) is expected
+
+
+def test_a_division_by_zero_gives_nothing() -> None:
+    assert solve("a = b / (c - c)", "a", {"b": 1.0, "c": 2.0}) is None
+    assert solve("a = x / b + x**3 * exp(x)", "x", {"a": 1.0, "b": 0.0}) is None

@@ -126,12 +126,20 @@ def _roots(expr: str, names: tuple[str, ...], wanted: str) -> tuple[Callable[...
     arguments = [equation.symbols[name] for name in others]
     for side, other in ((left, right), (right, left)):
         if side.strip() == wanted and wanted not in _names(parse(f"{other} = 0", names).expr):
-            return (sympy.lambdify(arguments, parse(f"{other} = 0", names).expr, "math"),)
+            direct = parse(f"{other} = 0", names).expr
+            return (sympy.lambdify(arguments, direct, "math"),) if _is_finite(direct) else ()
     try:
         roots = sympy.solve(equation.expr, equation.symbols[wanted], check=False)
     except (NotImplementedError, ValueError, TypeError, RecursionError):
         return ()
-    return tuple(sympy.lambdify(arguments, root, ["math", "sympy"]) for root in roots)
+    return tuple(sympy.lambdify(arguments, root, ["math", "sympy"]) for root in roots if _is_finite(root))
+
+
+def _is_finite(expr: Any) -> bool:
+    """Tell whether an expression holds no division by zero such as b / (c - c)."""
+    import sympy
+
+    return not expr.has(sympy.zoo, sympy.oo, sympy.nan)
 
 
 def residual(expr: str, values: Mapping[str, float]) -> float:
@@ -214,6 +222,8 @@ def _search_roots(expr: str, wanted: str, values: Mapping[str, float], names: tu
     equation = parse(expr, names)
     numbers = {equation.symbols[name]: value for name, value in values.items()}
     reduced = equation.expr.subs(numbers)
+    if not _is_finite(reduced):
+        return []
     for guess in _GUESSES:
         try:
             return [float(sympy.nsolve(reduced, equation.symbols[wanted], guess))]
