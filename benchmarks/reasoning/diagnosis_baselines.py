@@ -80,7 +80,7 @@ class Peers:
         return cls(hierarchy, facts, usual.information_T, usual.stated_T, zero, order, offsets, per_row)
 
     def resnik(self, observed: IntArray) -> FloatArray:
-        """Return the best-match average of the information shared, from both sides, (H,). Source: Köhler 2009, eq. 3."""
+        """Return the average of both sides' best matches by information, (H,). Source: Köhler 2009, eq. 3."""
         best_T = shared_information(self.hierarchy, self.information_T, observed)
         stated = self.facts.stated
         back = np.bincount(stated.row, best_T[stated.finding], len(self.zero_H)) / np.maximum(self.stated_per_row, 1)
@@ -103,9 +103,7 @@ class Peers:
         return total
 
     def _rows(self, finding: int) -> IntArray:
-        return self.facts.implied.row[
-            self.entry_order[self.entry_offsets[finding] : self.entry_offsets[finding + 1]]
-        ]
+        return self.facts.implied.row[self.entry_order[self.entry_offsets[finding] : self.entry_offsets[finding + 1]]]
 
 
 def rank_of(scores_H: FloatArray, active_H: np.ndarray, truth: int) -> float:

@@ -139,7 +139,10 @@ class Base:
     def cases(self, cases: Sequence[Case]) -> Cases:
         """Return cases as arrays; a disease that nothing is known of gets the number -1."""
         observed = [self.findings(case.observed) for case in cases]
-        excluded = [np.setdiff1d(self.findings(case.excluded), self.hierarchy.implied(seen)) for case, seen in zip(cases, observed, strict=True)]
+        excluded = [
+            np.setdiff1d(self.findings(case.excluded), self.hierarchy.implied(seen))
+            for case, seen in zip(cases, observed, strict=True)
+        ]
         sources = [sorted(self.publications[key] for key in case.publications) for case in cases]
         diseases = [self.diseases.get(case.diseases[0], -1) for case in cases]
         return Cases(np.array(diseases, dtype=np.int64), Rows.of(observed), Rows.of(excluded), Rows.of(sources))
@@ -152,10 +155,17 @@ def read_base(folder: Path, known: Sequence[Case], scored: Sequence[Case]) -> Ba
     """
     hierarchy, current = read_hierarchy(folder / "hp.obo")
     prefixes = {disease.split(":")[0] for case in known for disease in case.diseases}
-    rows = [row for row in read_annotations(folder / "phenotype.hpoa", prefixes) if current.get(row.finding) in hierarchy.number]
+    rows = [
+        row
+        for row in read_annotations(folder / "phenotype.hpoa", prefixes)
+        if current.get(row.finding) in hierarchy.number
+    ]
     diseases = _numbered([*(row.disease for row in rows), *(disease for case in known for disease in case.diseases)])
     publications = _numbered(
-        [*(key for row in rows for key in row.references), *(key for case in (*known, *scored) for key in sorted(case.publications))]
+        [
+            *(key for row in rows for key in row.references),
+            *(key for case in (*known, *scored) for key in sorted(case.publications)),
+        ]
     )
     statements = Statements(
         np.array([diseases[row.disease] for row in rows], dtype=np.int64),
@@ -164,7 +174,13 @@ def read_base(folder: Path, known: Sequence[Case], scored: Sequence[Case]) -> Ba
         np.array([row.num_cases for row in rows], dtype=np.float32),
         Rows.of([publications[key] for key in row.references] for row in rows),
     )
-    base = Base(hierarchy, current, diseases, publications, Known.of(statements, Cases(np.zeros(0, np.int64), Rows.of([]), Rows.of([]), Rows.of([])), len(diseases)))
+    base = Base(
+        hierarchy,
+        current,
+        diseases,
+        publications,
+        Known.of(statements, Cases(np.zeros(0, np.int64), Rows.of([]), Rows.of([]), Rows.of([])), len(diseases)),
+    )
     return Base(hierarchy, current, diseases, publications, Known.of(statements, base.cases(known), len(diseases)))
 
 

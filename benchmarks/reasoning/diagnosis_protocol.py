@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from reasoning.diagnosis_data import Base, Case
 
+from reasoning.diagnosis_data import Base, Case
 from tuili.reason.worlds.differential import Differential
-from tuili.reason.worlds.evidence import Background, Facts
+from tuili.reason.worlds.evidence import LEAST_RATE, Background, Facts
 from tuili.reason.worlds.findings import IntArray
 from tuili.reason.worlds.profiles import Cases, Known
 
@@ -41,23 +41,57 @@ class Fold:
     scored_places: IntArray
 
 
-def folds(base: Base, known: Sequence[Case], scored: Sequence[Case] | None, num_folds: int, most: int) -> Iterator[Fold]:
-    """Yield the folds; with `scored` None the known cases are scored, in folds by publication.
+def folds(
+    base: Base, known: Sequence[Case], scored: Sequence[Case] | None, num_folds: int, most: int
+) -> Iterator[Fold]:
+    """Yield the folds; `most`: how many cases weights are fitted on at most."""
+    for fit_on, held, places in splits(known, scored, num_folds):
+        rest, background = _rest(base, held)
+        fitting = side(base, rest, background, spread(fit_on, most))
+        yield Fold(fitting, side(base, base.known, background, held), places)
 
-    `most`: how many cases weights are fitted on at most, an even share of each publication first.
+
+def ask_sides(
+    base: Base, known: Sequence[Case], scored: Sequence[Case] | None, num_folds: int, sizes: tuple[int, int, int]
+) -> Iterator[tuple[Side, Side, IntArray]]:
+    """Yield, per fold, cases to train on, cases to score, and the questions.
+
+    `sizes`: the most cases of each, evenly over publications, and how many known cases show a question's finding.
+    """
+    for fit_on, held, _ in splits(known, scored, num_folds):
+        rest, background = _rest(base, held)
+        shown = (background.observed_T - LEAST_RATE) * len(rest.cases)
+        questions = np.flatnonzero((shown > sizes[2] - 0.5) & (base.hierarchy.depth > 0))
+        fitting = side(base, rest, background, spread(fit_on, sizes[0]), questions)
+        yield fitting, side(base, base.known, background, spread(held, sizes[1]), questions), questions
+
+
+def splits(
+    known: Sequence[Case], scored: Sequence[Case] | None, num_folds: int
+) -> Iterator[tuple[list[Case], list[Case], IntArray]]:
+    """Yield cases to fit on, cases to score and the places of these; no publication is on both sides.
+
+    With `scored` None the known cases are scored, in folds by publication.
     """
     if scored is not None:
-        shared = {key for case in scored for key in case.publications}
-        fit_on = [case for case in known if not case.publications & shared]
-        yield _fold(base, fit_on, scored, np.arange(len(scored)), shared, most)
+        yield _apart(known, scored), list(scored), np.arange(len(scored))
         return
     fold_of = fold_numbers(known, num_folds)
     for number in range(num_folds):
         places = np.flatnonzero(fold_of == number)
         held = [known[place] for place in places]
-        shared = {key for case in held for key in case.publications}
-        fit_on = [case for case in known if not case.publications & shared]
-        yield _fold(base, fit_on, held, places, shared, most)
+        yield _apart(known, held), held, places
+
+
+def _apart(cases: Sequence[Case], held: Sequence[Case]) -> list[Case]:
+    shared = {key for case in held for key in case.publications}
+    return [case for case in cases if not case.publications & shared]
+
+
+def _rest(base: Base, held: Sequence[Case]) -> tuple[Known, Background]:
+    """Return what stays known without the publications of the held cases, and how common findings are in it."""
+    rest = base.known.without([base.publications[key] for case in held for key in case.publications])
+    return rest, Background.of(Facts.of(rest, base.hierarchy), len(base.hierarchy))
 
 
 def fold_numbers(cases: Sequence[Case], num_folds: int) -> IntArray:
@@ -79,14 +113,7 @@ def fold_numbers(cases: Sequence[Case], num_folds: int) -> IntArray:
     return np.array([number[group] for group in groups], dtype=np.int64)
 
 
-def _fold(base: Base, fit_on: Sequence[Case], held: Sequence[Case], places: IntArray, shared: set[str], most: int) -> Fold:
-    rest = base.known.without([base.publications[key] for key in shared])
-    background = Background.of(Facts.of(rest, base.hierarchy), len(base.hierarchy))
-    fitting = side(base, rest, background, _spread(fit_on, most))
-    return Fold(fitting, side(base, base.known, background, held), places)
-
-
-def _spread(cases: Sequence[Case], most: int) -> list[Case]:
+def spread(cases: Sequence[Case], most: int) -> list[Case]:
     """Return at most so many cases, one of each publication, then a second of each, and so on."""
     count: dict[str, int] = {}
     turn = []
@@ -97,13 +124,15 @@ def _spread(cases: Sequence[Case], most: int) -> list[Case]:
     return [cases[place] for _, _, place in sorted(turn)[:most]]
 
 
-def side(base: Base, whole: Known, background: Background, cases: Sequence[Case], more: IntArray | None = None) -> Side:
-    """Set up cases before what is known; `more` are findings to have in the tables beside those that are told."""
+def side(
+    base: Base, whole: Known, background: Background, cases: Sequence[Case], questions: IntArray | None = None
+) -> Side:
+    """Set up cases before what is known; with `questions`, tables hold these beside what is observed."""
     sets = sorted({case.publications for case in cases}, key=sorted)
     number = {publications: group for group, publications in enumerate(sets)}
     known = whole.with_versions([sorted(base.publications[key] for key in each) for each in sets])
     arrays = base.cases(cases)
-    findings = np.unique(np.concatenate([arrays.observed.flat, arrays.excluded.flat, *([] if more is None else [more])]))
+    findings = np.union1d(arrays.observed.flat, arrays.excluded.flat if questions is None else questions)
     group_S = np.array([number[case.publications] for case in cases], dtype=np.int64)
     truth_S = _true_rows(known, arrays.hypothesis, group_S)
     published_H = _published(base, known)
@@ -119,7 +148,9 @@ def side(base: Base, whole: Known, background: Background, cases: Sequence[Case]
 
 def _true_rows(known: Known, hypothesis_S: IntArray, group_S: IntArray) -> IntArray:
     """Return the row in force of each case's disease, -1 where nothing is known of it."""
-    version = {(int(base), int(group)): row for row, (base, group) in enumerate(zip(known.base, known.group, strict=True))}
+    version = {
+        (int(base), int(group)): row for row, (base, group) in enumerate(zip(known.base, known.group, strict=True))
+    }
     told = known.is_told()
     rows = [version.get((int(d), int(g)), int(d)) for d, g in zip(hypothesis_S, group_S, strict=True)]
     return np.array([row if row >= 0 and told[row] else -1 for row in rows], dtype=np.int64)

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+
 from reasoning.diagnosis_baselines import Peers, rank_of
 from reasoning.diagnosis_protocol import Fold
 from runner import Result, say, share, watched
-
 from tuili.reason.worlds.differential import Ranker
 
 TOPS = (1, 3, 10)
@@ -68,7 +68,11 @@ def results(ranks: Ranks) -> Iterator[Result]:
     for name in ("learned", *peers):
         prefix = "diagnosis" if name == "learned" else f"diagnosis.{name}"
         for label, values in _measures(tables[name]):
-            baseline = {"name": best, "value": float(dict(_measures(tables[best]))[label].mean())} if name == "learned" else None
+            baseline = (
+                {"name": best, "value": float(dict(_measures(tables[best]))[label].mean())}
+                if name == "learned"
+                else None
+            )
             yield share(f"{prefix}.{label}", values.tolist(), groups=groups, baseline=baseline)
     yield _ratio(tables["learned"], tables[best], groups, best)
     yield from _all_cases(ranks, best)
@@ -97,4 +101,12 @@ def _ratio(ours: np.ndarray, theirs: np.ndarray, groups: Sequence[str], best: st
     sums = [each[picked].sum(axis=1) for each in hits]
     low, high = np.quantile(sums[0] / np.maximum(sums[1], 1), (0.025, 0.975))
     value = float(hits[0].sum() / max(hits[1].sum(), 1))
-    return Result("diagnosis.top1_ratio", value, "ratio", float(high - low) / 2, len(ours), {"name": best, "value": 1.0}, TARGET_RATIO)
+    return Result(
+        "diagnosis.top1_ratio",
+        value,
+        "ratio",
+        float(high - low) / 2,
+        len(ours),
+        {"name": best, "value": 1.0},
+        TARGET_RATIO,
+    )

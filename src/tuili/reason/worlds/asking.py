@@ -13,8 +13,9 @@ import numpy as np
 
 from tuili.reason.policy import Choices, Floats, Ints, Policy, Step, best_of
 from tuili.reason.worlds.findings import FloatArray, Hierarchy, IntArray
+from tuili.reason.worlds.judge import Judge
 from tuili.reason.worlds.profiles import Known
-from tuili.reason.worlds.questions import Answers, Gains, Inquiry, Judge, Told
+from tuili.reason.worlds.questions import Answers, Gains, Inquiry, Told
 
 NUM_CANDIDATES = 50
 COST = 0.001
@@ -55,6 +56,7 @@ class AskingWorld:
     cost: float = COST
     feature_names: tuple[str, ...] = FEATURES
     inquiry: Inquiry = field(init=False)
+    _cases: list[Told] = field(init=False)
     _going: IntArray = field(init=False)
     _truth: IntArray = field(init=False)
     _candidates: IntArray = field(init=False)
@@ -70,8 +72,12 @@ class AskingWorld:
         active_WH = np.stack([active[case.group] for case in cases])
         self.inquiry = Inquiry.begin(self.judge, self.answers, self.hierarchy, active_WH, cases)
         self._truth = np.array([case.truth_row for case in cases], dtype=np.int64)
-        self._going, self._num_asked = np.arange(len(cases)), 0
+        self._cases, self._going, self._num_asked = list(cases), np.arange(len(cases)), 0
         return self._choices()
+
+    def truth_row(self, walk: int) -> int:
+        """Return the row of the hypothesis that a walk's case has."""
+        return self._cases[walk].truth_row
 
     def step(self, picked_S: Ints) -> Step:
         """Ask each walk's question, or end it where STOP (the last action) is picked."""
@@ -104,6 +110,12 @@ class AskingWorld:
             self._going.copy(),
         )
 
+    def _share_answered(self) -> FloatArray:
+        told = [len(yes) + len(no) for yes, no, _ in (self.inquiry.taken[walk] for walk in self._going)]
+        begun = [len(case.begins_with) for case in self._cases]
+        told_now = np.array(told) - np.array(begun)[self._going]
+        return (told_now / max(self._num_asked, 1)).astype(np.float32)
+
     def _features(self, gains: Gains, order: IntArray) -> tuple[Floats, Floats]:
         take = lambda table: np.take_along_axis(table, order, axis=1)  # noqa: E731
         gain, yes, no = take(gains.gain_WM), take(gains.yes_WM), take(gains.no_WM)
@@ -113,7 +125,7 @@ class AskingWorld:
         now = gains.belief_WK.max(axis=1, keepdims=True)
         entropy = -(gains.belief_WK * np.log(np.maximum(gains.belief_WK, 1e-9))).sum(axis=1, keepdims=True)
         left = (self.budget - self._num_asked) / self.budget
-        answered = (self.inquiry.num_answered_W[self._going] / max(self._num_asked, 1))[:, None]
+        answered = self._share_answered()[:, None]
         best = np.maximum(gain.max(axis=1, keepdims=True), 1e-6)
         ratio = np.maximum(gain, 1e-6) / best
         columns = (

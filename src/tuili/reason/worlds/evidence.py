@@ -143,7 +143,9 @@ class Tables:
         shared, ratio = _similar(grid, facts, background)
         yes_light, yes_heavy = (_told(grid, facts, facts.observed, background.observed_T, k) for k in (1.0, 5.0))
         no_light, no_heavy = (_told(grid, facts, facts.excluded, background.excluded_T, k) for k in (1.0, 5.0))
-        both = Entries(*(np.concatenate(pair) for pair in zip(_parts(facts.observed), _parts(facts.excluded), strict=True)))
+        both = Entries(
+            *(np.concatenate(pair) for pair in zip(_parts(facts.observed), _parts(facts.excluded), strict=True))
+        )
         looked = _told(grid, facts, both, background.observed_T + background.excluded_T, 2.0)
         exact = np.zeros((len(findings), len(known)), np.float32)
         grid.add(exact, facts.stated, np.ones_like(facts.stated.value))

@@ -46,9 +46,7 @@ class Cases:
 
     def take(self, rows: IntArray) -> Cases:
         """Return some cases."""
-        return Cases(
-            self.hypothesis[rows], self.observed.take(rows), self.excluded.take(rows), self.sources.take(rows)
-        )
+        return Cases(self.hypothesis[rows], self.observed.take(rows), self.excluded.take(rows), self.sources.take(rows))
 
 
 @dataclass(frozen=True, slots=True)

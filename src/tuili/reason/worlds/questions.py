@@ -14,24 +14,14 @@ import numpy as np
 
 from tuili.reason.worlds.belief import softmax
 from tuili.reason.worlds.evidence import Background, Entries, Facts
-from tuili.reason.worlds.findings import FloatArray, Hierarchy, IntArray, Rows
+from tuili.reason.worlds.findings import FloatArray, Hierarchy, IntArray
+from tuili.reason.worlds.judge import Judge, most_special
 
-UNKNOWN, YES, NO = 0, 1, 2
+UNKNOWN, YES, NO = 0, 1, 2  # a case's answers
 NUM_LIKELY = 150
 CHUNK = 16
 LEAST = 1e-4
 PRIOR_TOLD = 3.0
-
-
-@dataclass(frozen=True, slots=True)
-class Judge:
-    """What each answer adds to a row's score: `prior_H`, then a row of a table per finding with a place."""
-
-    prior_H: FloatArray
-    yes_QH: FloatArray
-    no_QH: FloatArray
-    silent_QH: FloatArray
-    place_T: IntArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +93,24 @@ class Gains:
     belief_WK: FloatArray
 
 
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A case to ask: the findings it begins with, its answer to each question, its group of left-out sources."""
+
+    begins_with: tuple[int, ...]
+    truth_M: np.ndarray
+    group: int
+    truth_row: int
+
+
 @dataclass
 class Inquiry:
-    """The state of W walks. `truth_WM`: the answer each case gives to each question; `active_WH`: rows in force."""
+    """The state of W walks.
+
+    `truth_WM`: the answer each case gives to each question. `closed_WM`: what needs no asking any more.
+    `taken`: per walk the findings answered with yes (those it began with too), no, nothing told.
+    `counted`: per walk those with a yes that count, the most special ones.
+    """
 
     judge: Judge
     answers: Answers
@@ -113,8 +118,8 @@ class Inquiry:
     truth_WM: np.ndarray
     scores_WH: FloatArray
     closed_WM: np.ndarray = field(init=False)
-    seen: list[list[int]] = field(init=False)
-    num_answered_W: IntArray = field(init=False)
+    taken: list[tuple[list[int], list[int], list[int]]] = field(init=False)
+    counted: list[list[int]] = field(init=False)
     place_T: IntArray = field(init=False)
 
     @classmethod
@@ -133,8 +138,8 @@ class Inquiry:
     def __post_init__(self) -> None:
         num_walks, num_questions = self.truth_WM.shape
         self.closed_WM = np.zeros((num_walks, num_questions), dtype=bool)
-        self.seen = [[] for _ in range(num_walks)]
-        self.num_answered_W = np.zeros(num_walks, dtype=np.int64)
+        self.taken = [([], [], []) for _ in range(num_walks)]
+        self.counted = [[] for _ in range(num_walks)]
         self.place_T = np.full(len(self.hierarchy), -1, dtype=np.int64)
         self.place_T[self.answers.questions_M] = np.arange(num_questions)
 
@@ -146,22 +151,23 @@ class Inquiry:
             self._take_yes(walk, finding)
         else:
             self.scores_WH[walk] += (self.judge.no_QH if answer == NO else self.judge.silent_QH)[place]
+            self.taken[walk][1 if answer == NO else 2].append(finding)
             self._close(walk, self.hierarchy.below[finding])
-        self.num_answered_W[walk] += answer != UNKNOWN
         return answer
 
     def _take_yes(self, walk: int, finding: int) -> None:
         """Add a finding that is there; one above it that was added before counts no longer."""
-        above = self.hierarchy.above[finding]
+        self.taken[walk][0].append(finding)
+        counted = most_special(self.hierarchy, [*self.counted[walk], finding])
         table, place = self.judge.yes_QH, self.judge.place_T
-        implied = [old for old in self.seen[walk] if old in above]
-        for old in implied:
-            self.scores_WH[walk] -= table[place[old]]
-            self.seen[walk].remove(old)
-        if not any(finding in self.hierarchy.above[new] for new in self.seen[walk]):
-            self.scores_WH[walk] += table[place[finding]]
-            self.seen[walk].append(finding)
-        self._close(walk, above)
+        for change, findings in (
+            (-1, set(self.counted[walk]) - set(counted)),
+            (1, set(counted) - set(self.counted[walk])),
+        ):
+            for each in sorted(findings):
+                self.scores_WH[walk] += change * table[place[each]]
+        self.counted[walk] = counted
+        self._close(walk, self.hierarchy.above[finding])
 
     def _close(self, walk: int, findings: IntArray) -> None:
         places = self.place_T[findings]
@@ -184,7 +190,11 @@ class Inquiry:
         Source: Lindley, "On a measure of the information provided by an experiment", 1956. O(W K M).
         """
         rows, belief = self.likely(walks)
-        first, entropy = (self.answers.present_HM, self.answers.binary_HM) if binary else (self.answers.yes_HM, self.answers.entropy_HM)
+        first, entropy = (
+            (self.answers.present_HM, self.answers.binary_HM)
+            if binary
+            else (self.answers.yes_HM, self.answers.entropy_HM)
+        )
         usual = self.answers.usual_2M
         rest = np.maximum(1 - belief.sum(axis=1, keepdims=True), 0)
         usual_yes, usual_no = (usual[0] / usual.sum(axis=0), usual[1] / usual.sum(axis=0)) if binary else usual
@@ -193,16 +203,6 @@ class Inquiry:
         inner = _expected(belief, rows, entropy) + rest * _entropy(usual_yes, usual_no)
         gain = np.where(self.closed_WM[walks], -1.0, np.maximum(_entropy(yes, no) - inner, 0)).astype(np.float32)
         return Gains(gain, yes, no, rows, belief)
-
-
-@dataclass(frozen=True, slots=True)
-class Told:
-    """A case to ask: the findings it begins with, its answer to each question, its group of left-out sources."""
-
-    begins_with: tuple[int, ...]
-    truth_M: np.ndarray
-    group: int
-    truth_row: int
 
 
 def truth_of(hierarchy: Hierarchy, questions: IntArray, observed: IntArray, excluded: IntArray) -> np.ndarray:
@@ -220,6 +220,3 @@ def _expected(belief_WK: FloatArray, rows_WK: IntArray, table_HM: FloatArray) ->
         part = slice(begin, begin + CHUNK)
         out[part] = np.matmul(belief_WK[part, None, :], table_HM[rows_WK[part]])[:, 0]
     return out
-
-
-__all__ = ["NO", "UNKNOWN", "YES", "Answers", "Gains", "Inquiry", "Judge", "Rows", "Told", "truth_of"]
