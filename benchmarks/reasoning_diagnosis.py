@@ -35,7 +35,7 @@ def score(path: Path, options: Options, ontology: Path) -> Iterator[Result]:
     if options.smoke:
         known, scored = _some(known), None if scored is None else _some(scored)
     base = read_base(ontology, known, scored or ())
-    if options.only != "diagnosis.ask" and not options.only.startswith("diagnosis.ask10"):
+    if not options.only.startswith("diagnosis.ask"):
         ranks = Ranks()
         for number, fold in enumerate(folds(base, known, scored, 2 if options.smoke else NUM_FOLDS, NUM_FITTED)):
             say(f"diagnosis: ranking, fold {number + 1}")

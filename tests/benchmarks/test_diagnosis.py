@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from reasoning.diagnosis_baselines import Peers, rank_of
 from reasoning.diagnosis_data import read_base, read_cases
 from reasoning.diagnosis_protocol import fold_numbers, folds, side
 from reasoning_diagnosis import score
 from runner import Options
-
 from tuili.reason.worlds.evidence import Background, Facts
 
 TERMS = {  # a root, two organs, three findings in each

@@ -52,9 +52,7 @@ def setting():
 
 def told(hypothesis, begins, observed, excluded, answers):
     numbers = (np.array([N[key] for key in keys], dtype=np.int64) for keys in (observed, excluded))
-    return Told(
-        tuple(N[key] for key in begins), truth_of(HIERARCHY, answers.questions_M, *numbers), -1, hypothesis
-    )
+    return Told(tuple(N[key] for key in begins), truth_of(HIERARCHY, answers.questions_M, *numbers), -1, hypothesis)
 
 
 def test_observed_implies_above_and_excluded_rules_out_below():
