@@ -115,6 +115,7 @@ def test_answers_close_what_they_settle_and_belief_equals_a_fresh_count(setting)
     assert inquiry.ask(0, place["scar"]) == NO
     assert inquiry.ask(0, place["squint"]) == YES
     assert inquiry.closed_WM.all()
+    assert inquiry.ask(0, place["scar"]) == NO  # again: settled, so it changes nothing
     fresh = answer_features(tables, HIERARCHY, np.arange(3), inquiry.taken[0]) @ FIRST
     assert softmax(fresh) == pytest.approx(inquiry.beliefs(np.array([0]))[0], abs=1e-5)
     assert most_special(HIERARCHY, [N["skin"], N["rash"], N["eye"]]) == sorted([N["rash"], N["eye"]])

@@ -23,6 +23,7 @@ LOG_SHARE = 0.03
 LEAST_LOG = -10.0
 SHARPNESS = 8.0
 STOP_PRIOR = -40.0
+LEAST_GAIN = 1e-6
 
 FEATURES = (
     "is stop",
@@ -126,12 +127,12 @@ class AskingWorld:
         entropy = -(gains.belief_WK * np.log(np.maximum(gains.belief_WK, 1e-9))).sum(axis=1, keepdims=True)
         left = (self.budget - self._num_asked) / self.budget
         answered = self._share_answered()[:, None]
-        best = np.maximum(gain.max(axis=1, keepdims=True), 1e-6)
-        ratio = np.maximum(gain, 1e-6) / best
+        best = np.maximum(gain.max(axis=1, keepdims=True), LEAST_GAIN)
+        ratio = np.maximum(gain, LEAST_GAIN) / best
         columns = (
             np.zeros_like(gain),
             ratio,
-            np.log(np.maximum(gain, 1e-6)),
+            np.log(np.maximum(gain, LEAST_GAIN)),
             binary,
             yes,
             no,
@@ -151,7 +152,7 @@ class AskingWorld:
         for place, column in ((7, now), (8, entropy), (13, answered), (14, np.full_like(now, left))):
             stop[:, 0, place] = column[:, 0]
         prior = SHARPNESS * np.log(ratio)
-        stop_prior = np.full((len(gain), 1), STOP_PRIOR if best.max() > 1e-6 else 0.0)
+        stop_prior = np.where(best > LEAST_GAIN, STOP_PRIOR, 1.0)
         return (
             np.concatenate([asked, stop], axis=1).astype(np.float32),
             np.concatenate([prior, stop_prior], axis=1).astype(np.float32),

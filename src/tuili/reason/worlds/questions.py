@@ -144,8 +144,13 @@ class Inquiry:
         self.place_T[self.answers.questions_M] = np.arange(num_questions)
 
     def ask(self, walk: int, question: int) -> int:
-        """Ask a walk's case a question (by its place), update the belief, return the answer."""
+        """Ask a walk's case a question (by its place), update the belief, return the answer.
+
+        A closed question has been settled before: its answer changes nothing.
+        """
         finding, answer = int(self.answers.questions_M[question]), int(self.truth_WM[walk, question])
+        if self.closed_WM[walk, question]:
+            return answer
         place = self.judge.place_T[finding]
         if answer == YES:
             self._take_yes(walk, finding)
