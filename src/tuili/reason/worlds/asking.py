@@ -95,7 +95,8 @@ class AskingWorld:
     def _worth(self, walks: IntArray) -> FloatArray:
         """Return what a belief is worth: the truth's probability, and a share of its log where it is small."""
         chance = self.inquiry.beliefs(walks)[np.arange(len(walks)), self._truth[walks]]
-        return chance + LOG_SHARE * np.maximum(np.log(np.maximum(chance, 1e-9)), LEAST_LOG)
+        log_chance = np.maximum(np.log(np.maximum(chance, 1e-9)), LEAST_LOG)
+        return np.asarray(chance + LOG_SHARE * log_chance, np.float32)
 
     def _choices(self) -> Choices:
         gains = self.inquiry.gains(self._going)

@@ -108,7 +108,8 @@ class Differential:
         best_T = shared_information(self.hierarchy, self.background.information_T, observed)
         stated = self.facts.stated
         total = np.bincount(stated.row, stated.value, len(self.known))
-        return np.bincount(stated.row, best_T[stated.finding] * stated.value, len(self.known)) / np.maximum(total, 1e-6)
+        shared = np.bincount(stated.row, best_T[stated.finding] * stated.value, len(self.known))
+        return (shared / np.maximum(total, 1e-6)).astype(np.float32)
 
 
 def shared_information(hierarchy: Hierarchy, information_T: FloatArray, observed: IntArray) -> FloatArray:

@@ -143,9 +143,7 @@ class Tables:
         shared, ratio = _similar(grid, facts, background)
         yes_light, yes_heavy = (_told(grid, facts, facts.observed, background.observed_T, k) for k in (1.0, 5.0))
         no_light, no_heavy = (_told(grid, facts, facts.excluded, background.excluded_T, k) for k in (1.0, 5.0))
-        both = Entries(
-            *(np.concatenate(pair) for pair in zip(_parts(facts.observed), _parts(facts.excluded), strict=True))
-        )
+        both = _together(facts.observed, facts.excluded)
         looked = _told(grid, facts, both, background.observed_T + background.excluded_T, 2.0)
         exact = np.zeros((len(findings), len(known)), np.float32)
         grid.add(exact, facts.stated, np.ones_like(facts.stated.value))
@@ -173,8 +171,12 @@ class _Grid:
         table_QH.reshape(-1)[key] += np.bincount(inverse, values[inside], len(key)).astype(np.float32)
 
 
-def _parts(entries: Entries) -> tuple[IntArray, IntArray, FloatArray]:
-    return entries.row, entries.finding, entries.value
+def _together(first: Entries, second: Entries) -> Entries:
+    return Entries(
+        np.concatenate([first.row, second.row]),
+        np.concatenate([first.finding, second.finding]),
+        np.concatenate([first.value, second.value]),
+    )
 
 
 def _similar(grid: _Grid, facts: Facts, background: Background) -> tuple[FloatArray, FloatArray]:
