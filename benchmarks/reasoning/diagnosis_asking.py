@@ -17,7 +17,7 @@ from runner import Result, half_width, say, share
 from tuili.reason.policy import Policy
 from tuili.reason.worlds.asking import FEATURES, AskingWorld, follow
 from tuili.reason.worlds.findings import IntArray
-from tuili.reason.worlds.questions import Inquiry, Told
+from tuili.reason.worlds.gains import Inquiry, Told
 
 Pick = Callable[[Inquiry, IntArray], IntArray]
 BATCH = 64
