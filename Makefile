@@ -24,6 +24,10 @@ $(VENV)/.installed-dev: pyproject.toml setup.py constraints.txt $(wildcard src/t
 	$(PIP) install --constraint constraints.txt --editable '.[all,dev]'
 	@touch $@
 
+$(VENV)/.installed-bench: $(VENV)/.installed-dev
+	$(PIP) install --constraint constraints.txt --editable '.[all,dev,bench]'
+	@touch $@
+
 demo: $(VENV)/.installed ## Bring models and knowledge bases, answer one question from each
 	$(BIN)/tuili models add minilm
 	$(BIN)/tuili models add smollm2-135m
@@ -47,7 +51,7 @@ check: $(VENV)/.installed-dev ## Lint, types, layers, sizes, generated documents
 	$(BIN)/python scripts/docs.py --check
 	$(BIN)/python scripts/tables.py --check
 
-bench: $(VENV)/.installed-dev ## Run every benchmark, write its results and the tables
+bench: $(VENV)/.installed-bench ## Run every benchmark, write its results and the tables
 	TUILI_HOME=$(TEST_HOME) $(BIN)/python scripts/bring.py
 	@for file in $(filter-out benchmarks/runner.py,$(wildcard benchmarks/*.py)); do \
 	    name=$$(basename $$file .py); echo "$$name"; \

@@ -17,8 +17,8 @@ from runner import say
 from tuili.reason.worlds.asking import AskingWorld
 from tuili.reason.worlds.belief import fit_weights
 from tuili.reason.worlds.findings import FloatArray, Hierarchy, IntArray
-from tuili.reason.worlds.judge import FIRST, Judge, answer_features
 from tuili.reason.worlds.gains import NO, YES, Answers, Told, truth_of
+from tuili.reason.worlds.judge import FIRST, Judge, answer_features
 
 NUM_STARTS = 2
 NUM_ASKED = 12

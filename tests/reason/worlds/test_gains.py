@@ -11,9 +11,9 @@ from tuili.reason.worlds.asking import FEATURES, AskingWorld, follow
 from tuili.reason.worlds.belief import fit_weights, softmax
 from tuili.reason.worlds.evidence import Background, Facts, Tables
 from tuili.reason.worlds.findings import Hierarchy, Rows
+from tuili.reason.worlds.gains import NO, UNKNOWN, YES, Answers, Inquiry, Told, truth_of
 from tuili.reason.worlds.judge import FIRST, Judge, answer_features, most_special
 from tuili.reason.worlds.profiles import Cases, Known, Statements
-from tuili.reason.worlds.gains import NO, UNKNOWN, YES, Answers, Inquiry, Told, truth_of
 
 #   root -> skin -> rash, scar;  root -> eye -> squint
 PARENTS = {"root": [], "skin": ["root"], "eye": ["root"], "rash": ["skin"], "scar": ["skin"], "squint": ["eye"]}

@@ -13,9 +13,9 @@ import numpy as np
 
 from tuili.reason.policy import Choices, Floats, Ints, Policy, Step, best_of
 from tuili.reason.worlds.findings import FloatArray, Hierarchy, IntArray
+from tuili.reason.worlds.gains import Answers, Gains, Inquiry, Told
 from tuili.reason.worlds.judge import Judge
 from tuili.reason.worlds.profiles import Known
-from tuili.reason.worlds.gains import Answers, Gains, Inquiry, Told
 
 NUM_CANDIDATES = 50
 COST = 0.001
