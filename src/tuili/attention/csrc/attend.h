@@ -18,6 +18,13 @@ using tuili::STRIP;
 constexpr float NONE = -__builtin_inff();
 constexpr int MAX_ROWS = W == 16 ? 12 : W == 8 ? 6 : 3;  // accumulators that fit the registers, strips wide
 
+// Functions of their own where registers are few, so that the sums get them.
+#if defined(TUILI_AVX512)
+#define APART
+#else
+#define APART __attribute__((noinline))
+#endif
+
 INLINE float read(const void* from, int64_t index, bool is_bf16) {
   return is_bf16 ? bf16_to_float(static_cast<const uint16_t*>(from)[index]) : static_cast<const float*>(from)[index];
 }
@@ -139,18 +146,20 @@ INLINE void dots(const float* const* q, const float* panel, int64_t cells,
   vf parts[CHAINS][ROWS][LANES_PER_STRIP] = {};
   for (int64_t i = 0; i < cells; i += CHAINS)
 #pragma GCC unroll 4
-    for (int c = 0; c < CHAINS; ++c)
+    for (int c = 0; c < CHAINS; ++c) {
+      vf keys[LANES_PER_STRIP];
 #pragma GCC unroll 4
-      for (int l = 0; l < LANES_PER_STRIP; ++l) {
-        const vf keys = load(panel + (i + c) * STRIP + l * W);
+      for (int l = 0; l < LANES_PER_STRIP; ++l) keys[l] = load(panel + (i + c) * STRIP + l * W);
 #pragma GCC unroll 12
-        for (int t = 0; t < TOKENS; ++t)
+      for (int t = 0; t < TOKENS; ++t)
 #pragma GCC unroll 4
-          for (int h = 0; h < CHUNK; ++h) {
+        for (int h = 0; h < CHUNK; ++h)
+#pragma GCC unroll 4
+          for (int l = 0; l < LANES_PER_STRIP; ++l) {
             vf& sum = parts[c][t * CHUNK + h][l];
-            sum = Cell::multiply_add(sum, q[t] + (i + c) * CHUNK + h, keys);
+            sum = Cell::multiply_add(sum, q[t] + (i + c) * CHUNK + h, keys[l]);
           }
-      }
+    }
 #pragma GCC unroll 16
   for (int r = 0; r < ROWS; ++r)
 #pragma GCC unroll 4
@@ -163,7 +172,7 @@ INLINE void dots(const float* const* q, const float* panel, int64_t cells,
 }
 
 template <class Cell, int TOKENS, int CHUNK>
-void score(const float* const* q, const float* panel, int64_t cells, float* const* scores) {
+APART void score(const float* const* q, const float* panel, int64_t cells, float* const* scores) {
   vf sums[TOKENS * CHUNK][LANES_PER_STRIP];
   dots<Cell, TOKENS, CHUNK>(q, panel, cells, sums);
 #pragma GCC unroll 12
@@ -185,7 +194,8 @@ INLINE void add_columns(const float* const* weights, const float* values, int64_
     for (int h = 0; h < CHUNK; ++h)
 #pragma GCC unroll 4
       for (int c = 0; c < COLUMNS; ++c) parts[t * CHUNK + h][c] = load(sums[t] + h * width + c * W);
-  for (int64_t i = 0; i < value_rows; ++i) {
+  const int64_t rows = W == 16 ? value_rows : STRIP / Cell::PER_CELL;  // a constant saves registers
+  for (int64_t i = 0; i < rows; ++i) {
     vf row[COLUMNS];
 #pragma GCC unroll 4
     for (int c = 0; c < COLUMNS; ++c) row[c] = load(values + i * width + c * W);
@@ -208,7 +218,7 @@ INLINE void add_columns(const float* const* weights, const float* values, int64_
 }
 
 template <class Cell, int TOKENS, int CHUNK>
-void add_values(const float* const* weights, const float* values, const Sizes& z, float* const* sums) {
+APART void add_values(const float* const* weights, const float* values, const Sizes& z, float* const* sums) {
   const float* at[TOKENS];
   float* to[TOKENS];
   for (int t = 0; t < TOKENS; ++t) at[t] = weights[t], to[t] = sums[t];
@@ -217,8 +227,9 @@ void add_values(const float* const* weights, const float* values, const Sizes& z
     column += by;
     for (int t = 0; t < TOKENS; ++t) to[t] += by;
   };
-  for (; column + 4 * W <= z.width; move(4 * W))
-    add_columns<Cell, TOKENS, CHUNK, 4>(at, values + column, z.value_rows, z.width, to);
+  if constexpr (W == 16 || TOKENS * CHUNK * 4 <= 2 * MAX_ROWS)
+    for (; column + 4 * W <= z.width; move(4 * W))
+      add_columns<Cell, TOKENS, CHUNK, 4>(at, values + column, z.value_rows, z.width, to);
   for (; column + 2 * W <= z.width; move(2 * W))
     add_columns<Cell, TOKENS, CHUNK, 2>(at, values + column, z.value_rows, z.width, to);
   for (; column < z.width; move(W)) add_columns<Cell, TOKENS, CHUNK, 1>(at, values + column, z.value_rows, z.width, to);
@@ -391,7 +402,7 @@ struct Tile {
     each_strip(z.cells * STRIP, z.value_rows * z.width, [&](int64_t strip, const int* tokens, int count) {
       const float* values = panel(strip) + z.cells * STRIP;
       int i = 0;
-      if constexpr (W == 16 && CHUNK <= 3)
+      if constexpr (CHUNK * 2 <= MAX_ROWS && CHUNK <= 3)
         for (; i + 2 <= count; i += 2) add_some<2>(tokens + i, values);
       for (; i < count; ++i) add_some<1>(tokens + i, values);
     });
