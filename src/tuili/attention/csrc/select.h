@@ -41,7 +41,7 @@ INLINE vf log_sigmoid(vf z) {
   return (z < vf{} ? z : vf{}) - t * series;
 }
 
-// Copy an int8 gate key into cells 16 apart: as floats, or four to a cell with 128 added to each.
+// Copy an int8 gate key into cells 16 apart: as floats, two int16 to a cell, or four with 128 added to each.
 template <class Cell>
 INLINE void spread_int8(const int8_t* from, int64_t width, int64_t cells, float* to) {
   if constexpr (Cell::PER_CELL == 4) {
@@ -49,6 +49,12 @@ INLINE void spread_int8(const int8_t* from, int64_t width, int64_t cells, float*
       uint32_t four = 0;
       __builtin_memcpy(&four, from + 4 * i, 4 * i + 4 <= width ? 4 : width > 4 * i ? width - 4 * i : 0);
       to[i * STRIP] = cell(four ^ 0x80808080u);
+    }
+  } else if constexpr (Cell::PER_CELL == 2) {
+    for (int64_t i = 0; i < cells; ++i) {
+      int16_t two[2] = {};
+      for (int64_t j = 0; j < 2 && 2 * i + j < width; ++j) two[j] = from[2 * i + j];
+      __builtin_memcpy(to + i * STRIP, two, 4);
     }
   } else {
     for (int64_t i = 0; i < cells; ++i) to[i * STRIP] = i < width ? from[i] : 0.0f;
@@ -221,6 +227,27 @@ void raise_all(const Rows& rows, const int* tokens, int count, const float* pane
   if (left == 1) raise_tokens<Cell, 1>(rows, row, tokens, count, panels, num_panels, z);
 }
 
+#if defined(TUILI_AVX2)
+// For each set of lanes, which of them come first: those in the set, in order.
+struct FirstLanes {
+  uint8_t lanes[256][W];
+  constexpr FirstLanes() : lanes() {
+    for (int set = 0; set < 256; ++set)
+      for (int i = 0, size = 0; i < W; ++i)
+        if (set >> i & 1) lanes[set][size++] = static_cast<uint8_t>(i);
+  }
+};
+constexpr FirstLanes FIRST_LANES;
+
+// Write the lanes of a set side by side, and something after them; returns how many there are.
+INLINE int64_t compress(int32_t* to, uint32_t set, __m256i lanes) {
+  const __m128i order = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(FIRST_LANES.lanes[set]));
+  const __m256i moved = _mm256_permutevar8x32_epi32(lanes, _mm256_cvtepu8_epi32(order));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), moved);
+  return __builtin_popcount(set);
+}
+#endif
+
 #if defined(TUILI_AVX512)
 #define COUNTED _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)
 #endif
@@ -259,6 +286,16 @@ inline int32_t narrow(const int32_t* keys, int64_t num, int64_t wanted, int64_t 
     }
     keys = room, num = (size + W - 1) / W * W;
     for (int64_t i = size; i < num; ++i) room[i] = OUT;
+#elif defined(TUILI_AVX2)
+    if (!is_upper) wanted = -over;
+    int64_t size = 0;
+    for (int64_t i = 0; i < num; i += W) {
+      const vi here = load_int(keys + i), is_over = here >= static_cast<int32_t>(middle);
+      const uint32_t set = is_upper ? bits_of(is_over) : bits_of(is_over) ^ 0xff;
+      size += compress(room + size, set, (__m256i)here);
+    }
+    keys = room, num = (size + W - 1) / W * W;
+    for (int64_t i = size; i < num; ++i) room[i] = OUT;
 #endif
   }
   return static_cast<int32_t>(low);
@@ -290,6 +327,13 @@ inline int64_t pick_best(const int32_t* keys, int64_t num, int64_t wanted, int32
       const __m512i here = _mm512_add_epi32(_mm512_set1_epi32(static_cast<int32_t>(i)), COUNTED);
       _mm512_storeu_si512(places + found, _mm512_maskz_compress_epi32(static_cast<__mmask16>(bits), here));
       found += __builtin_popcount(bits);
+      continue;
+    }
+#elif defined(TUILI_AVX2)
+    if (surplus <= 0) {
+      const __m256i here = _mm256_add_epi32(_mm256_set1_epi32(static_cast<int32_t>(i)),
+                                            _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+      found += compress(places + found, bits, here);
       continue;
     }
 #endif
@@ -376,6 +420,8 @@ struct Selection {
       sum += rounded;
       if constexpr (Cell::PER_CELL == 4)
         reinterpret_cast<int8_t*>(to + i / 4 * chunk)[i % 4] = static_cast<int8_t>(rounded);
+      else if constexpr (Cell::PER_CELL == 2)
+        reinterpret_cast<int16_t*>(to + i / 2 * chunk)[i % 2] = static_cast<int16_t>(rounded);
       else
         to[i * chunk] = static_cast<float>(rounded);
     }
