@@ -3,7 +3,7 @@
 // Strip by strip over the union of the picks, so that a strip of keys or values is loaded once for all tokens of the
 // tile that attend to it: first all scores, then each token's softmax, then the weighted sums.
 #pragma once
-#include "simd.h"
+#include "avx2.h"
 
 namespace {
 
@@ -99,6 +99,8 @@ template <class Cell>
 INLINE void pack_keys(const void* const* keys, bool is_bf16, int64_t dim, int64_t cells, float* to) {
 #if defined(TUILI_AVX512)
   if (Cell::PER_CELL == 2 || !is_bf16) return transpose(keys, dim * (is_bf16 ? 2 : 4), cells, to);
+#elif defined(TUILI_AVX2)
+  return is_bf16 ? transpose<Narrow>(keys, dim, cells, to) : transpose<Floats>(keys, dim, cells, to);
 #endif
   for (int64_t i = 0; i < STRIP; ++i) spread<Cell>(keys[i], 0, is_bf16, dim, cells, to + i, STRIP);
 }
@@ -327,7 +329,7 @@ struct Tile {
   }
 
   template <int TOKENS>
-  void score_some(const int* tokens, int64_t strip, const float* keys) {
+  void score_some(const int* tokens, int64_t strip, const float* keys, bool is_shown) {
     const float* from[TOKENS];
     float* to[TOKENS];
     for (int i = 0; i < TOKENS; ++i) {
@@ -335,7 +337,13 @@ struct Tile {
       to[i] = scores(tokens[i], slots[tokens[i]]++);
     }
     score<Cell, TOKENS, CHUNK>(from, keys, z.cells, to);
-    for (int i = 0; i < TOKENS; ++i) hide(tokens[i], strip, to[i]);
+    for (int i = 0; i < TOKENS && !is_shown; ++i) hide(tokens[i], strip, to[i]);
+  }
+
+  // Whether every token of the tile reads all of a strip, or may.
+  bool shows(int64_t strip) const {
+    const int64_t last = z.offset + place.first - strip * STRIP, first = tuili::first_key(p, place.row) - strip * STRIP;
+    return !p.window && last >= STRIP - 1 && first <= 0;
   }
 
   // Scores of keys that lie after the token, before the row's first key or between sink and window become -inf.
@@ -377,12 +385,13 @@ struct Tile {
     load_queries();
     each_strip(0, z.cells * STRIP, [&](int64_t strip, const int* tokens, int count) {
       const float* keys = panel(strip);
+      const bool is_shown = shows(strip);
       int i = 0;
       if constexpr (4 * CHUNK <= MAX_ROWS)
-        for (; i + 4 <= count; i += 4) score_some<4>(tokens + i, strip, keys);
+        for (; i + 4 <= count; i += 4) score_some<4>(tokens + i, strip, keys, is_shown);
       if constexpr (2 * CHUNK <= MAX_ROWS)
-        for (; i + 2 <= count; i += 2) score_some<2>(tokens + i, strip, keys);
-      for (; i < count; ++i) score_some<1>(tokens + i, strip, keys);
+        for (; i + 2 <= count; i += 2) score_some<2>(tokens + i, strip, keys, is_shown);
+      for (; i < count; ++i) score_some<1>(tokens + i, strip, keys, is_shown);
     });
   }
 
@@ -415,12 +424,10 @@ struct Tile {
     const float* sum = sums(t) + h * z.width;
     const int64_t q_head = place.group * p.heads_per_group + head + h;
     const int64_t begin = place.row * p.out_stride[0] + q_head * p.out_stride[1] + (place.first + t) * p.out_stride[2];
-    for (int64_t i = 0; i < p.dim; ++i) {
-      if (p.is_bf16)
-        static_cast<uint16_t*>(p.out)[begin + i] = float_to_bf16(sum[i] * share);
-      else
-        static_cast<float*>(p.out)[begin + i] = sum[i] * share;
-    }
+    if (p.is_bf16)
+      for (int64_t i = 0; i < p.dim; ++i) static_cast<uint16_t*>(p.out)[begin + i] = float_to_bf16(sum[i] * share);
+    else
+      for (int64_t i = 0; i < p.dim; ++i) static_cast<float*>(p.out)[begin + i] = sum[i] * share;
   }
 };
 

@@ -66,6 +66,8 @@ template <class Cell>
 INLINE void pack_int8(const void* const* keys, int64_t width, int64_t cells, float* to) {
 #if defined(TUILI_AVX512)
   if constexpr (Cell::PER_CELL == 4) return transpose(keys, width, cells, to, static_cast<int32_t>(0x80808080u));
+#elif defined(TUILI_AVX2)
+  if constexpr (Cell::PER_CELL == 2) return transpose<Bytes>(keys, width, cells, to);
 #endif
   for (int64_t i = 0; i < STRIP; ++i)
     spread_int8<Cell>(static_cast<const int8_t*>(keys[i]), keys[i] ? width : 0, cells, to + i);
@@ -227,27 +229,6 @@ void raise_all(const Rows& rows, const int* tokens, int count, const float* pane
   if (left == 1) raise_tokens<Cell, 1>(rows, row, tokens, count, panels, num_panels, z);
 }
 
-#if defined(TUILI_AVX2)
-// For each set of lanes, which of them come first: those in the set, in order.
-struct FirstLanes {
-  uint8_t lanes[256][W];
-  constexpr FirstLanes() : lanes() {
-    for (int set = 0; set < 256; ++set)
-      for (int i = 0, size = 0; i < W; ++i)
-        if (set >> i & 1) lanes[set][size++] = static_cast<uint8_t>(i);
-  }
-};
-constexpr FirstLanes FIRST_LANES;
-
-// Write the lanes of a set side by side, and something after them; returns how many there are.
-INLINE int64_t compress(int32_t* to, uint32_t set, __m256i lanes) {
-  const __m128i order = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(FIRST_LANES.lanes[set]));
-  const __m256i moved = _mm256_permutevar8x32_epi32(lanes, _mm256_cvtepu8_epi32(order));
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), moved);
-  return __builtin_popcount(set);
-}
-#endif
-
 #if defined(TUILI_AVX512)
 #define COUNTED _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)
 #endif
@@ -263,13 +244,15 @@ INLINE int64_t count_from(const int32_t* keys, int64_t num, int32_t bound) {
 
 // The bound from which on there are `wanted` keys, or the fewest above that number; `surplus` is how many more.
 // `low` is at most the smallest key, OUT left out, `high` above the largest. Halves the range, and where registers can
-// be compressed keeps only the keys inside it, in `room` for `num` keys and a register.
+// be compressed keeps only the keys inside it, in `room` for `num` keys and a register. Looks near the `guess` first.
 inline int32_t narrow(const int32_t* keys, int64_t num, int64_t wanted, int64_t low, int64_t high, int64_t* surplus,
-                      int32_t* room) {
+                      int32_t* room, int64_t guess) {
+  int64_t step = int64_t{1} << 17;  // of the last bits of a float's fraction
   while (*surplus > 0 && high - low > 1) {
-    const int64_t middle = low + (high - low) / 2;
+    const int64_t middle = W == 8 && low < guess && guess < high ? guess : low + (high - low) / 2;
     const int64_t over = count_from(keys, num, static_cast<int32_t>(middle)) - wanted;
     const bool is_upper = over >= 0;
+    guess += is_upper ? step : -step, step *= 4;
     if (is_upper)
       low = middle, *surplus = over;
     else
@@ -302,8 +285,8 @@ inline int32_t narrow(const int32_t* keys, int64_t num, int64_t wanted, int64_t 
 }
 
 // Places of the `wanted` largest keys, ascending; of equal keys the higher places. OUT is never taken.
-// `places` has room for `num` and a register.
-inline int64_t pick_best(const int32_t* keys, int64_t num, int64_t wanted, int32_t* places) {
+// `places` has room for `num` and a register. `guess` is what the least of them may be near; it gets a new one.
+inline int64_t pick_best(const int32_t* keys, int64_t num, int64_t wanted, int32_t* places, int32_t* guess) {
   if (wanted <= 0) return 0;
   vi least = vi{} + INT32_MAX, most = vi{} + OUT, inside = {};
   for (int64_t i = 0; i < num; i += W) {
@@ -318,7 +301,8 @@ inline int64_t pick_best(const int32_t* keys, int64_t num, int64_t wanted, int32
     high = tuili::most(high, most[i] + int64_t{1});
     surplus -= inside[i];
   }
-  const int32_t bound = narrow(keys, num, wanted, low, high, &surplus, places);
+  const int32_t bound = narrow(keys, num, wanted, low, high, &surplus, places, *guess);
+  *guess = bound;
   int64_t found = 0;
   for (int64_t i = 0; i < num; i += W) {
     uint32_t bits = bits_of(load_int(keys + i) >= bound);
@@ -359,6 +343,7 @@ struct Selection {
   int64_t num = 0, first = 0;       // tokens; first candidate of the row
   int64_t ends[MAX_TILE] = {};      // the candidates of a token end before this block
   int64_t num_open[MAX_TILE] = {};  // groups of 16 blocks that a token opens
+  int32_t guess = 0, coarse_guess = 0;  // the last token's least key taken: the next one's is near
 
   int32_t* open(int64_t t) const { return s.open + t * z.most_open; }
   float* scores(int64_t t) const { return s.masses + t * z.most_open * STRIP; }
@@ -404,6 +389,14 @@ struct Selection {
 
   // A gate query in int8 into cells `chunk` apart; what is not finite becomes 0.
   void load_int8(int64_t begin, int64_t chunk, float* to) const {
+#if defined(TUILI_AVX2)
+    if constexpr (Cell::PER_CELL == 2) {
+      const char* row = static_cast<const char*>(p.gate_q) + begin * (p.gate_is_bf16 ? 2 : 4);
+      const float factor = round_query(row, p.gate_is_bf16, p.gate_dim, z.gate_cells, chunk, to);
+      to[(z.gate_cells + 1) * chunk] = factor;
+      return;
+    }
+#endif
     float most = 0.0f;
     bool is_finite = true;
     for (int64_t i = 0; i < p.gate_dim; ++i) {
@@ -420,8 +413,6 @@ struct Selection {
       sum += rounded;
       if constexpr (Cell::PER_CELL == 4)
         reinterpret_cast<int8_t*>(to + i / 4 * chunk)[i % 4] = static_cast<int8_t>(rounded);
-      else if constexpr (Cell::PER_CELL == 2)
-        reinterpret_cast<int16_t*>(to + i / 2 * chunk)[i % 2] = static_cast<int16_t>(rounded);
       else
         to[i * chunk] = static_cast<float>(rounded);
     }
@@ -485,7 +476,7 @@ struct Selection {
         best = s.order[i] > best ? s.order[i] : best;
       s.order[at] = best;  // a group lies behind the place of its rank, so none is overwritten before it is read
     }
-    num_open[t] = pick_best(s.order, width, z.most_open, s.places);
+    num_open[t] = pick_best(s.order, width, z.most_open, s.places, &coarse_guess);
     __builtin_memcpy(open(t), s.places, sizeof(int32_t) * num_open[t]);
   }
 
@@ -564,7 +555,7 @@ struct Selection {
         if (open(t)[0] * STRIP + i < first) s.order[i] = OUT;
         if (open(t)[num_open[t] - 1] * STRIP + i >= ends[t]) s.order[size - STRIP + i] = OUT;
       }
-      found = pick_best(s.order, size, z.free, s.places);
+      found = pick_best(s.order, size, z.free, s.places, &guess);
       if (p.coverage > 0) found = cover(scores(t), size, found);
     }
     write(t, found);
