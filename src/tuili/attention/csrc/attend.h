@@ -3,6 +3,8 @@
 // Strip by strip over the union of the picks, so that a strip of keys or values is loaded once for all tokens of the
 // tile that attend to it: first all scores, then each token's softmax, then the weighted sums.
 #pragma once
+#include <type_traits>
+
 #include "avx2.h"
 
 namespace {
@@ -185,10 +187,11 @@ APART void score(const float* const* q, const float* panel, int64_t cells, float
       for (int l = 0; l < LANES_PER_STRIP; ++l) store(scores[t] + h * STRIP + l * W, sums[t * CHUNK + h][l]);
 }
 
-// Add the values of a strip, weighted, to TOKENS tokens' sums: COLUMNS vectors of the width at once.
-template <class Cell, int TOKENS, int CHUNK, int COLUMNS>
-INLINE void add_columns(const float* const* weights, const float* values, int64_t value_rows, int64_t width,
-                        float* const* sums) {
+// Add the values of STRIPS strips, the second one's from `next` on, weighted, to TOKENS tokens' sums: COLUMNS vectors of
+// the width at once.
+template <class Cell, int TOKENS, int CHUNK, int COLUMNS, int STRIPS>
+INLINE void add_columns(const float* const* weights, const float* values, const float* next, int64_t value_rows,
+                        int64_t width, float* const* sums) {
   vf parts[TOKENS * CHUNK][COLUMNS];
 #pragma GCC unroll 4
   for (int t = 0; t < TOKENS; ++t)
@@ -197,20 +200,22 @@ INLINE void add_columns(const float* const* weights, const float* values, int64_
 #pragma GCC unroll 4
       for (int c = 0; c < COLUMNS; ++c) parts[t * CHUNK + h][c] = load(sums[t] + h * width + c * W);
   const int64_t rows = W == 16 ? value_rows : STRIP / Cell::PER_CELL;  // a constant saves registers
-  for (int64_t i = 0; i < rows; ++i) {
-    vf row[COLUMNS];
+#pragma GCC unroll 2
+  for (int n = 0; n < STRIPS; ++n)
+    for (int64_t i = 0; i < rows; ++i) {
+      vf row[COLUMNS];
 #pragma GCC unroll 4
-    for (int c = 0; c < COLUMNS; ++c) row[c] = load(values + i * width + c * W);
+      for (int c = 0; c < COLUMNS; ++c) row[c] = load((n ? next : values) + i * width + c * W);
 #pragma GCC unroll 4
-    for (int t = 0; t < TOKENS; ++t)
+      for (int t = 0; t < TOKENS; ++t)
 #pragma GCC unroll 4
-      for (int h = 0; h < CHUNK; ++h)
+        for (int h = 0; h < CHUNK; ++h)
 #pragma GCC unroll 4
-        for (int c = 0; c < COLUMNS; ++c) {
-          vf& sum = parts[t * CHUNK + h][c];
-          sum = Cell::multiply_add(sum, weights[t] + h * STRIP + i, row[c]);
-        }
-  }
+          for (int c = 0; c < COLUMNS; ++c) {
+            vf& sum = parts[t * CHUNK + h][c];
+            sum = Cell::multiply_add(sum, weights[t] + (n * CHUNK + h) * STRIP + i, row[c]);
+          }
+    }
 #pragma GCC unroll 4
   for (int t = 0; t < TOKENS; ++t)
 #pragma GCC unroll 4
@@ -219,8 +224,9 @@ INLINE void add_columns(const float* const* weights, const float* values, int64_
       for (int c = 0; c < COLUMNS; ++c) store(sums[t] + h * width + c * W, parts[t * CHUNK + h][c]);
 }
 
-template <class Cell, int TOKENS, int CHUNK>
-APART void add_values(const float* const* weights, const float* values, const Sizes& z, float* const* sums) {
+template <class Cell, int TOKENS, int CHUNK, int STRIPS = 1>
+APART void add_values(const float* const* weights, const float* values, const Sizes& z, float* const* sums,
+                      const float* next = nullptr) {
   const float* at[TOKENS];
   float* to[TOKENS];
   for (int t = 0; t < TOKENS; ++t) at[t] = weights[t], to[t] = sums[t];
@@ -229,12 +235,14 @@ APART void add_values(const float* const* weights, const float* values, const Si
     column += by;
     for (int t = 0; t < TOKENS; ++t) to[t] += by;
   };
-  if constexpr (W == 16 || TOKENS * CHUNK * 4 <= 2 * MAX_ROWS)
-    for (; column + 4 * W <= z.width; move(4 * W))
-      add_columns<Cell, TOKENS, CHUNK, 4>(at, values + column, z.value_rows, z.width, to);
-  for (; column + 2 * W <= z.width; move(2 * W))
-    add_columns<Cell, TOKENS, CHUNK, 2>(at, values + column, z.value_rows, z.width, to);
-  for (; column < z.width; move(W)) add_columns<Cell, TOKENS, CHUNK, 1>(at, values + column, z.value_rows, z.width, to);
+  const auto add = [&](auto columns) __attribute__((always_inline)) {
+    constexpr int COLUMNS = decltype(columns)::value;
+    for (; column + COLUMNS * W <= z.width; move(COLUMNS * W))
+      add_columns<Cell, TOKENS, CHUNK, COLUMNS, STRIPS>(at, values + column, next + column, z.value_rows, z.width, to);
+  };
+  if constexpr (W == 16 || TOKENS * CHUNK * 4 <= 2 * MAX_ROWS) add(std::integral_constant<int, 4>{});
+  add(std::integral_constant<int, 2>{});
+  add(std::integral_constant<int, 1>{});
 }
 
 template <class Cell>
@@ -357,15 +365,47 @@ struct Tile {
         if (i > last || i < first || (i >= sink && i < window)) scores[h * STRIP + i] = NONE;
   }
 
-  template <int TOKENS>
-  void add_some(const int* tokens, const float* values) {
+  template <int TOKENS, int STRIPS>
+  void add_some(const int* tokens, const float* values, const float* next) {
     const float* from[TOKENS];
     float* to[TOKENS];
     for (int i = 0; i < TOKENS; ++i) {
-      from[i] = scores(tokens[i], slots[tokens[i]]++);
+      from[i] = scores(tokens[i], slots[tokens[i]]);
+      slots[tokens[i]] += STRIPS;
       to[i] = sums(tokens[i]);
     }
-    add_values<Cell, TOKENS, CHUNK>(from, values, z, to);
+    add_values<Cell, TOKENS, CHUNK, STRIPS>(from, values, z, to, next);
+  }
+
+  template <int STRIPS = 1>
+  void add_each(const int* tokens, int count, const float* values, const float* next = nullptr) {
+    int i = 0;
+    if constexpr (CHUNK * 2 <= MAX_ROWS && CHUNK <= 3)
+      for (; i + 2 <= count; i += 2) add_some<2, STRIPS>(tokens + i, values, next);
+    for (; i < count; ++i) add_some<1, STRIPS>(tokens + i, values, next);
+  }
+
+  // Two strips at once for the tokens that attend to both, so that their sums are loaded and stored once.
+  void add_in_twos() {
+    for (int64_t t = 0; t < MAX_TILE; ++t) slots[t] = 0;
+    const int64_t num = *s.num_wanted, keys = z.cells * STRIP, size = z.value_rows * z.width;
+    for (int64_t i = 0; i < num; i += 2) {
+      const bool is_pair = i + 1 < num;
+      const int32_t first = s.wanted[i], second = s.wanted[is_pair ? i + 1 : i];
+      for (int64_t j = i + 2; j < tuili::least(i + 4, num); ++j) fetch(panel(s.wanted[j]) + keys, size * 4);
+      const uint32_t of_first = s.members[first], of_second = is_pair ? s.members[second] : 0;
+      const float *values = panel(first) + keys, *next = panel(second) + keys;
+      int tokens[MAX_TILE];
+      add_each<2>(tokens, list(of_first & of_second, tokens), values, next);
+      add_each(tokens, list(of_first & ~of_second, tokens), values);
+      add_each(tokens, list(of_second & ~of_first, tokens), next);
+    }
+  }
+
+  static int list(uint32_t members, int* tokens) {
+    int num = 0;
+    for (; members; members &= members - 1) tokens[num++] = __builtin_ctz(members);
+    return num;
   }
 
   // Call `work` with the strips of the union of the picks and the tokens that attend to each; the part of the next
@@ -375,8 +415,8 @@ struct Tile {
     for (int64_t t = 0; t < MAX_TILE; ++t) slots[t] = 0;
     for (int64_t i = 0; i < *s.num_wanted; ++i) {
       if (z.packs_all && i + 1 < *s.num_wanted) fetch(panel(s.wanted[i + 1]) + begin, size * 4);
-      int tokens[MAX_TILE], num = 0;
-      for (uint32_t left = s.members[s.wanted[i]]; left; left &= left - 1) tokens[num++] = __builtin_ctz(left);
+      int tokens[MAX_TILE];
+      const int num = list(s.members[s.wanted[i]], tokens);
       work(s.wanted[i], tokens, num);
     }
   }
@@ -408,13 +448,12 @@ struct Tile {
     score_all();
     for (int64_t t = 0; t < num; ++t) soften<Cell, CHUNK>(scores(t, 0), slots[t], scale_log2e(), s.totals + t * CHUNK);
     __builtin_memset(s.sums, 0, sizeof(float) * num * CHUNK * z.width);
-    each_strip(z.cells * STRIP, z.value_rows * z.width, [&](int64_t strip, const int* tokens, int count) {
-      const float* values = panel(strip) + z.cells * STRIP;
-      int i = 0;
-      if constexpr (CHUNK * 2 <= MAX_ROWS && CHUNK <= 3)
-        for (; i + 2 <= count; i += 2) add_some<2>(tokens + i, values);
-      for (; i < count; ++i) add_some<1>(tokens + i, values);
-    });
+    if (W == 8 && z.packs_all)
+      add_in_twos();
+    else
+      each_strip(z.cells * STRIP, z.value_rows * z.width, [&](int64_t strip, const int* tokens, int count) {
+        add_each(tokens, count, panel(strip) + z.cells * STRIP);
+      });
     for (int64_t t = 0; t < num; ++t)
       for (int h = 0; h < CHUNK; ++h) write(t, h);
   }
