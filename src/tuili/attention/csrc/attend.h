@@ -3,8 +3,6 @@
 // Strip by strip over the union of the picks, so that a strip of keys or values is loaded once for all tokens of the
 // tile that attend to it: first all scores, then each token's softmax, then the weighted sums.
 #pragma once
-#include <type_traits>
-
 #include "avx2.h"
 
 namespace {
@@ -187,6 +185,11 @@ APART void score(const float* const* q, const float* panel, int64_t cells, float
       for (int l = 0; l < LANES_PER_STRIP; ++l) store(scores[t] + h * STRIP + l * W, sums[t * CHUNK + h][l]);
 }
 
+template <int N>
+struct Count {
+  static constexpr int value = N;
+};
+
 // Add the values of STRIPS strips, the second one's from `next` on, weighted, to TOKENS tokens' sums: COLUMNS vectors of
 // the width at once.
 template <class Cell, int TOKENS, int CHUNK, int COLUMNS, int STRIPS>
@@ -240,9 +243,9 @@ APART void add_values(const float* const* weights, const float* values, const Si
     for (; column + COLUMNS * W <= z.width; move(COLUMNS * W))
       add_columns<Cell, TOKENS, CHUNK, COLUMNS, STRIPS>(at, values + column, next + column, z.value_rows, z.width, to);
   };
-  if constexpr (W == 16 || TOKENS * CHUNK * 4 <= 2 * MAX_ROWS) add(std::integral_constant<int, 4>{});
-  add(std::integral_constant<int, 2>{});
-  add(std::integral_constant<int, 1>{});
+  if constexpr (W == 16 || TOKENS * CHUNK * 4 <= 2 * MAX_ROWS) add(Count<4>{});
+  add(Count<2>{});
+  add(Count<1>{});
 }
 
 template <class Cell>
