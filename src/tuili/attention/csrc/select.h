@@ -247,7 +247,8 @@ INLINE int64_t count_from(const int32_t* keys, int64_t num, int32_t bound) {
 // be compressed keeps only the keys inside it, in `room` for `num` keys and a register. Looks near the `guess` first.
 inline int32_t narrow(const int32_t* keys, int64_t num, int64_t wanted, int64_t low, int64_t high, int64_t* surplus,
                       int32_t* room, int64_t guess) {
-  int64_t step = int64_t{1} << 17;  // of the last bits of a float's fraction
+  int64_t step = int64_t{1} << 21;  // a quarter to the next power of two
+  guess -= step / 2;                // too low leaves only the few keys above it, too high all below
   while (*surplus > 0 && high - low > 1) {
     const int64_t middle = W == 8 && low < guess && guess < high ? guess : low + (high - low) / 2;
     const int64_t over = count_from(keys, num, static_cast<int32_t>(middle)) - wanted;
