@@ -8,6 +8,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from tuili.attention import gate as module
 from tuili.attention.gate import Gate, GateFile, GateShape, load_gates, save_gates
 from tuili.attention.select import Budget, select
 from tuili.errors import InputError, ModelFileError, UsageError
@@ -202,3 +203,15 @@ def test_gates_that_can_not_be_loaded_again_are_not_saved(tmp_path: Path) -> Non
     with pytest.raises(UsageError, match=r"not finite in torch.float16 \(layers.0.bias\)"):
         save_gates(path, GateFile(gates={0: gate}, plan={}, base_sha256=BASE), torch.float16)
     assert not path.exists()
+
+
+@pytest.mark.parametrize("capability", ["AVX2", "AVX512"])
+def test_gate_queries_in_bfloat16_are_the_rounded_ones_of_float32(
+    monkeypatch: pytest.MonkeyPatch, capability: str
+) -> None:
+    monkeypatch.setattr(module, "get_cpu_capability", lambda: capability)
+    gate, q = Gate.low_rank(shape(head_dim=64, width=32)), torch.randn(2, 6, 33, 64).bfloat16()
+    gate.q_proj.data = gate.q_proj.data.bfloat16().float()
+    found, expected = gate.queries(q), gate.queries(q.float())
+    assert found.dtype == torch.bfloat16 and found.requires_grad
+    torch.testing.assert_close(found.float(), expected, atol=1e-4, rtol=2**-8)

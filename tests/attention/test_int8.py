@@ -74,6 +74,33 @@ def test_the_kernel_selects_exactly_what_the_twin_selects(level: int, width: int
             assert torch.equal(found, select(gate_q, gate_k, budget, num_keys=num_keys, **rule))
 
 
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("sign", [1, -1])
+def test_sums_of_the_largest_products_are_not_cut_off(level: int, width: int, sign: int) -> None:
+    """All of one sign and nearly all of the largest size: what a narrow sum could not hold decides the choice."""
+    values, means = (torch.full((2, size, 2, width), 127, dtype=torch.int8) for size in (400, 100))
+    for some in (values, means):
+        some -= (torch.rand(some.shape) < 0.1).to(torch.int8)
+    gate_k = GateKeys(sign * values, torch.full((2, 100, 2), 2**-7), sign * means, torch.full((2, 100, 2), 2**-7), 4)
+    gate_q = torch.full((2, 33, 2, 3, width), 127 / 128)
+    gate_q[:, ::2] *= -1
+    for beam in BEAMS:
+        budget = Budget(keep=19, beam=beam)
+        found = kernels.select_blocks(gate_q, gate_k, budget, num_keys=1603)
+        assert torch.equal(found, select(gate_q, gate_k, budget, num_keys=1603))
+
+
+@pytest.mark.parametrize("beam", BEAMS)
+def test_tokens_whose_scores_differ_widely(level: int, beam: int | None) -> None:
+    """A token's scores tell nothing of the next one's: neither their size nor their sign."""
+    gate_k, gate_q = exact_keys(700, 4, 16, 4, 127), whole_steps(2, 90, 2, 3, 16)
+    gate_q *= torch.randint(-9, 10, (2, 90, 2, 1, 1)).float().exp2() * (1 - 2 * torch.randint(0, 2, (2, 90, 2, 1, 1)))
+    budget = Budget(keep=64, beam=beam if beam != 3 else 8)
+    for rule in rules(90, 3, 11207):
+        found = kernels.select_blocks(gate_q, gate_k, budget, num_keys=11207, **rule)
+        assert torch.equal(found, select(gate_q, gate_k, budget, num_keys=11207, **rule))
+
+
 @pytest.mark.parametrize("sub", SUBS)
 @pytest.mark.parametrize("beam", BEAMS)
 def test_with_a_prior_and_coverage(level: int, sub: int, beam: int | None) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.backends.cpu import get_cpu_capability
 
 from tuili.attention.pooling import gate_keys
 from tuili.errors import DependencyError, InputError, ModelFileError, UsageError
@@ -156,7 +157,7 @@ class Gate(nn.Module):
                 f"the gate is for {shape.heads} heads of {shape.head_dim}, the queries have the shape {list(q.shape)}"
             )
         group_BGTf = q.unflatten(1, (shape.groups, -1)).transpose(2, 3).flatten(3)
-        return (group_BGTf @ self.q_proj.to(q.dtype)).transpose(1, 2).unflatten(3, (shape.queries, shape.width))
+        return _product(group_BGTf, self.q_proj).transpose(1, 2).unflatten(3, (shape.queries, shape.width))
 
     def keys(self, k: Tensor) -> Tensor:
         """Return the gate keys [B, ceil(N / sub), G, e] of keys [B, G, N, d], in the dtype of `k`.
@@ -200,6 +201,14 @@ class Gate(nn.Module):
             raise UsageError(
                 f"a gate with one key for {self.shape.sub} keys can't score blocks of {block}; choose a multiple"
             )
+
+
+def _product(x: Tensor, weight: Tensor) -> Tensor:
+    """Return the matrix product in the dtype of `x`; in float32 in between where bfloat16 is slow, without AVX-512."""
+    is_slow = x.dtype == torch.bfloat16 and x.device.type == "cpu" and get_cpu_capability() != "AVX512"
+    if not is_slow:
+        return x @ weight.to(x.dtype)
+    return (x.float() @ weight.to(x.dtype).float()).to(x.dtype)
 
 
 def _roots(x: Tensor) -> tuple[Tensor, Tensor]:

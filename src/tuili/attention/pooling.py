@@ -32,7 +32,7 @@ def gate_keys(k: Tensor, w_k: Tensor | None, sub: int) -> Tensor:
     """
     _check(k, w_k, sub)
     num_whole = k.shape[2] // sub
-    whole_BGNd = k[:, :, : num_whole * sub].unflatten(2, (num_whole, sub)).mean(3, dtype=torch.float32)
+    whole_BGNd = k[:, :, : num_whole * sub].to(torch.float32).unflatten(2, (num_whole, sub)).mean(3)
     rest_BGNd = k[:, :, num_whole * sub :]
     parts = [whole_BGNd, rest_BGNd.mean(2, keepdim=True, dtype=torch.float32)] if rest_BGNd.shape[2] else [whole_BGNd]
     means_BGNd = torch.cat(parts, dim=2)

@@ -3,7 +3,7 @@
 // Strip by strip over the union of the picks, so that a strip of keys or values is loaded once for all tokens of the
 // tile that attend to it: first all scores, then each token's softmax, then the weighted sums.
 #pragma once
-#include "simd.h"
+#include "avx2.h"
 
 namespace {
 
@@ -17,6 +17,13 @@ using tuili::STRIP;
 
 constexpr float NONE = -__builtin_inff();
 constexpr int MAX_ROWS = W == 16 ? 12 : W == 8 ? 6 : 3;  // accumulators that fit the registers, strips wide
+
+// Functions of their own where registers are few, so that the sums get them.
+#if defined(TUILI_AVX512)
+#define APART
+#else
+#define APART __attribute__((noinline))
+#endif
 
 INLINE float read(const void* from, int64_t index, bool is_bf16) {
   return is_bf16 ? bf16_to_float(static_cast<const uint16_t*>(from)[index]) : static_cast<const float*>(from)[index];
@@ -92,6 +99,8 @@ template <class Cell>
 INLINE void pack_keys(const void* const* keys, bool is_bf16, int64_t dim, int64_t cells, float* to) {
 #if defined(TUILI_AVX512)
   if (Cell::PER_CELL == 2 || !is_bf16) return transpose(keys, dim * (is_bf16 ? 2 : 4), cells, to);
+#elif defined(TUILI_AVX2)
+  return is_bf16 ? transpose<Narrow>(keys, dim, cells, to) : transpose<Floats>(keys, dim, cells, to);
 #endif
   for (int64_t i = 0; i < STRIP; ++i) spread<Cell>(keys[i], 0, is_bf16, dim, cells, to + i, STRIP);
 }
@@ -139,18 +148,20 @@ INLINE void dots(const float* const* q, const float* panel, int64_t cells,
   vf parts[CHAINS][ROWS][LANES_PER_STRIP] = {};
   for (int64_t i = 0; i < cells; i += CHAINS)
 #pragma GCC unroll 4
-    for (int c = 0; c < CHAINS; ++c)
+    for (int c = 0; c < CHAINS; ++c) {
+      vf keys[LANES_PER_STRIP];
 #pragma GCC unroll 4
-      for (int l = 0; l < LANES_PER_STRIP; ++l) {
-        const vf keys = load(panel + (i + c) * STRIP + l * W);
+      for (int l = 0; l < LANES_PER_STRIP; ++l) keys[l] = load(panel + (i + c) * STRIP + l * W);
 #pragma GCC unroll 12
-        for (int t = 0; t < TOKENS; ++t)
+      for (int t = 0; t < TOKENS; ++t)
 #pragma GCC unroll 4
-          for (int h = 0; h < CHUNK; ++h) {
+        for (int h = 0; h < CHUNK; ++h)
+#pragma GCC unroll 4
+          for (int l = 0; l < LANES_PER_STRIP; ++l) {
             vf& sum = parts[c][t * CHUNK + h][l];
-            sum = Cell::multiply_add(sum, q[t] + (i + c) * CHUNK + h, keys);
+            sum = Cell::multiply_add(sum, q[t] + (i + c) * CHUNK + h, keys[l]);
           }
-      }
+    }
 #pragma GCC unroll 16
   for (int r = 0; r < ROWS; ++r)
 #pragma GCC unroll 4
@@ -163,7 +174,7 @@ INLINE void dots(const float* const* q, const float* panel, int64_t cells,
 }
 
 template <class Cell, int TOKENS, int CHUNK>
-void score(const float* const* q, const float* panel, int64_t cells, float* const* scores) {
+APART void score(const float* const* q, const float* panel, int64_t cells, float* const* scores) {
   vf sums[TOKENS * CHUNK][LANES_PER_STRIP];
   dots<Cell, TOKENS, CHUNK>(q, panel, cells, sums);
 #pragma GCC unroll 12
@@ -174,10 +185,16 @@ void score(const float* const* q, const float* panel, int64_t cells, float* cons
       for (int l = 0; l < LANES_PER_STRIP; ++l) store(scores[t] + h * STRIP + l * W, sums[t * CHUNK + h][l]);
 }
 
-// Add the values of a strip, weighted, to TOKENS tokens' sums: COLUMNS vectors of the width at once.
-template <class Cell, int TOKENS, int CHUNK, int COLUMNS>
-INLINE void add_columns(const float* const* weights, const float* values, int64_t value_rows, int64_t width,
-                        float* const* sums) {
+template <int N>
+struct Count {
+  static constexpr int value = N;
+};
+
+// Add the values of STRIPS strips, the second one's from `next` on, weighted, to TOKENS tokens' sums: COLUMNS vectors of
+// the width at once.
+template <class Cell, int TOKENS, int CHUNK, int COLUMNS, int STRIPS>
+INLINE void add_columns(const float* const* weights, const float* values, const float* next, int64_t value_rows,
+                        int64_t width, float* const* sums) {
   vf parts[TOKENS * CHUNK][COLUMNS];
 #pragma GCC unroll 4
   for (int t = 0; t < TOKENS; ++t)
@@ -185,20 +202,23 @@ INLINE void add_columns(const float* const* weights, const float* values, int64_
     for (int h = 0; h < CHUNK; ++h)
 #pragma GCC unroll 4
       for (int c = 0; c < COLUMNS; ++c) parts[t * CHUNK + h][c] = load(sums[t] + h * width + c * W);
-  for (int64_t i = 0; i < value_rows; ++i) {
-    vf row[COLUMNS];
+  const int64_t rows = W == 16 ? value_rows : STRIP / Cell::PER_CELL;  // a constant saves registers
+#pragma GCC unroll 2
+  for (int n = 0; n < STRIPS; ++n)
+    for (int64_t i = 0; i < rows; ++i) {
+      vf row[COLUMNS];
 #pragma GCC unroll 4
-    for (int c = 0; c < COLUMNS; ++c) row[c] = load(values + i * width + c * W);
+      for (int c = 0; c < COLUMNS; ++c) row[c] = load((n ? next : values) + i * width + c * W);
 #pragma GCC unroll 4
-    for (int t = 0; t < TOKENS; ++t)
+      for (int t = 0; t < TOKENS; ++t)
 #pragma GCC unroll 4
-      for (int h = 0; h < CHUNK; ++h)
+        for (int h = 0; h < CHUNK; ++h)
 #pragma GCC unroll 4
-        for (int c = 0; c < COLUMNS; ++c) {
-          vf& sum = parts[t * CHUNK + h][c];
-          sum = Cell::multiply_add(sum, weights[t] + h * STRIP + i, row[c]);
-        }
-  }
+          for (int c = 0; c < COLUMNS; ++c) {
+            vf& sum = parts[t * CHUNK + h][c];
+            sum = Cell::multiply_add(sum, weights[t] + (n * CHUNK + h) * STRIP + i, row[c]);
+          }
+    }
 #pragma GCC unroll 4
   for (int t = 0; t < TOKENS; ++t)
 #pragma GCC unroll 4
@@ -207,8 +227,9 @@ INLINE void add_columns(const float* const* weights, const float* values, int64_
       for (int c = 0; c < COLUMNS; ++c) store(sums[t] + h * width + c * W, parts[t * CHUNK + h][c]);
 }
 
-template <class Cell, int TOKENS, int CHUNK>
-void add_values(const float* const* weights, const float* values, const Sizes& z, float* const* sums) {
+template <class Cell, int TOKENS, int CHUNK, int STRIPS = 1>
+APART void add_values(const float* const* weights, const float* values, const Sizes& z, float* const* sums,
+                      const float* next = nullptr) {
   const float* at[TOKENS];
   float* to[TOKENS];
   for (int t = 0; t < TOKENS; ++t) at[t] = weights[t], to[t] = sums[t];
@@ -217,11 +238,14 @@ void add_values(const float* const* weights, const float* values, const Sizes& z
     column += by;
     for (int t = 0; t < TOKENS; ++t) to[t] += by;
   };
-  for (; column + 4 * W <= z.width; move(4 * W))
-    add_columns<Cell, TOKENS, CHUNK, 4>(at, values + column, z.value_rows, z.width, to);
-  for (; column + 2 * W <= z.width; move(2 * W))
-    add_columns<Cell, TOKENS, CHUNK, 2>(at, values + column, z.value_rows, z.width, to);
-  for (; column < z.width; move(W)) add_columns<Cell, TOKENS, CHUNK, 1>(at, values + column, z.value_rows, z.width, to);
+  const auto add = [&](auto columns) __attribute__((always_inline)) {
+    constexpr int COLUMNS = decltype(columns)::value;
+    for (; column + COLUMNS * W <= z.width; move(COLUMNS * W))
+      add_columns<Cell, TOKENS, CHUNK, COLUMNS, STRIPS>(at, values + column, next + column, z.value_rows, z.width, to);
+  };
+  if constexpr (W == 16 || TOKENS * CHUNK * 4 <= 2 * MAX_ROWS) add(Count<4>{});
+  add(Count<2>{});
+  add(Count<1>{});
 }
 
 template <class Cell>
@@ -316,7 +340,7 @@ struct Tile {
   }
 
   template <int TOKENS>
-  void score_some(const int* tokens, int64_t strip, const float* keys) {
+  void score_some(const int* tokens, int64_t strip, const float* keys, bool is_shown) {
     const float* from[TOKENS];
     float* to[TOKENS];
     for (int i = 0; i < TOKENS; ++i) {
@@ -324,7 +348,13 @@ struct Tile {
       to[i] = scores(tokens[i], slots[tokens[i]]++);
     }
     score<Cell, TOKENS, CHUNK>(from, keys, z.cells, to);
-    for (int i = 0; i < TOKENS; ++i) hide(tokens[i], strip, to[i]);
+    for (int i = 0; i < TOKENS && !is_shown; ++i) hide(tokens[i], strip, to[i]);
+  }
+
+  // Whether every token of the tile reads all of a strip, or may.
+  bool shows(int64_t strip) const {
+    const int64_t last = z.offset + place.first - strip * STRIP, first = tuili::first_key(p, place.row) - strip * STRIP;
+    return !p.window && last >= STRIP - 1 && first <= 0;
   }
 
   // Scores of keys that lie after the token, before the row's first key or between sink and window become -inf.
@@ -338,15 +368,47 @@ struct Tile {
         if (i > last || i < first || (i >= sink && i < window)) scores[h * STRIP + i] = NONE;
   }
 
-  template <int TOKENS>
-  void add_some(const int* tokens, const float* values) {
+  template <int TOKENS, int STRIPS>
+  void add_some(const int* tokens, const float* values, const float* next) {
     const float* from[TOKENS];
     float* to[TOKENS];
     for (int i = 0; i < TOKENS; ++i) {
-      from[i] = scores(tokens[i], slots[tokens[i]]++);
+      from[i] = scores(tokens[i], slots[tokens[i]]);
+      slots[tokens[i]] += STRIPS;
       to[i] = sums(tokens[i]);
     }
-    add_values<Cell, TOKENS, CHUNK>(from, values, z, to);
+    add_values<Cell, TOKENS, CHUNK, STRIPS>(from, values, z, to, next);
+  }
+
+  template <int STRIPS = 1>
+  void add_each(const int* tokens, int count, const float* values, const float* next = nullptr) {
+    int i = 0;
+    if constexpr (CHUNK * 2 <= MAX_ROWS && CHUNK <= 3)
+      for (; i + 2 <= count; i += 2) add_some<2, STRIPS>(tokens + i, values, next);
+    for (; i < count; ++i) add_some<1, STRIPS>(tokens + i, values, next);
+  }
+
+  // Two strips at once for the tokens that attend to both, so that their sums are loaded and stored once.
+  void add_in_twos() {
+    for (int64_t t = 0; t < MAX_TILE; ++t) slots[t] = 0;
+    const int64_t num = *s.num_wanted, keys = z.cells * STRIP, size = z.value_rows * z.width;
+    for (int64_t i = 0; i < num; i += 2) {
+      const bool is_pair = i + 1 < num;
+      const int32_t first = s.wanted[i], second = s.wanted[is_pair ? i + 1 : i];
+      for (int64_t j = i + 2; j < tuili::least(i + 4, num); ++j) fetch(panel(s.wanted[j]) + keys, size * 4);
+      const uint32_t of_first = s.members[first], of_second = is_pair ? s.members[second] : 0;
+      const float *values = panel(first) + keys, *next = panel(second) + keys;
+      int tokens[MAX_TILE];
+      add_each<2>(tokens, list(of_first & of_second, tokens), values, next);
+      add_each(tokens, list(of_first & ~of_second, tokens), values);
+      add_each(tokens, list(of_second & ~of_first, tokens), next);
+    }
+  }
+
+  static int list(uint32_t members, int* tokens) {
+    int num = 0;
+    for (; members; members &= members - 1) tokens[num++] = __builtin_ctz(members);
+    return num;
   }
 
   // Call `work` with the strips of the union of the picks and the tokens that attend to each; the part of the next
@@ -356,8 +418,8 @@ struct Tile {
     for (int64_t t = 0; t < MAX_TILE; ++t) slots[t] = 0;
     for (int64_t i = 0; i < *s.num_wanted; ++i) {
       if (z.packs_all && i + 1 < *s.num_wanted) fetch(panel(s.wanted[i + 1]) + begin, size * 4);
-      int tokens[MAX_TILE], num = 0;
-      for (uint32_t left = s.members[s.wanted[i]]; left; left &= left - 1) tokens[num++] = __builtin_ctz(left);
+      int tokens[MAX_TILE];
+      const int num = list(s.members[s.wanted[i]], tokens);
       work(s.wanted[i], tokens, num);
     }
   }
@@ -366,12 +428,13 @@ struct Tile {
     load_queries();
     each_strip(0, z.cells * STRIP, [&](int64_t strip, const int* tokens, int count) {
       const float* keys = panel(strip);
+      const bool is_shown = shows(strip);
       int i = 0;
       if constexpr (4 * CHUNK <= MAX_ROWS)
-        for (; i + 4 <= count; i += 4) score_some<4>(tokens + i, strip, keys);
+        for (; i + 4 <= count; i += 4) score_some<4>(tokens + i, strip, keys, is_shown);
       if constexpr (2 * CHUNK <= MAX_ROWS)
-        for (; i + 2 <= count; i += 2) score_some<2>(tokens + i, strip, keys);
-      for (; i < count; ++i) score_some<1>(tokens + i, strip, keys);
+        for (; i + 2 <= count; i += 2) score_some<2>(tokens + i, strip, keys, is_shown);
+      for (; i < count; ++i) score_some<1>(tokens + i, strip, keys, is_shown);
     });
   }
 
@@ -388,13 +451,12 @@ struct Tile {
     score_all();
     for (int64_t t = 0; t < num; ++t) soften<Cell, CHUNK>(scores(t, 0), slots[t], scale_log2e(), s.totals + t * CHUNK);
     __builtin_memset(s.sums, 0, sizeof(float) * num * CHUNK * z.width);
-    each_strip(z.cells * STRIP, z.value_rows * z.width, [&](int64_t strip, const int* tokens, int count) {
-      const float* values = panel(strip) + z.cells * STRIP;
-      int i = 0;
-      if constexpr (W == 16 && CHUNK <= 3)
-        for (; i + 2 <= count; i += 2) add_some<2>(tokens + i, values);
-      for (; i < count; ++i) add_some<1>(tokens + i, values);
-    });
+    if (W == 8 && z.packs_all)
+      add_in_twos();
+    else
+      each_strip(z.cells * STRIP, z.value_rows * z.width, [&](int64_t strip, const int* tokens, int count) {
+        add_each(tokens, count, panel(strip) + z.cells * STRIP);
+      });
     for (int64_t t = 0; t < num; ++t)
       for (int h = 0; h < CHUNK; ++h) write(t, h);
   }
@@ -404,12 +466,10 @@ struct Tile {
     const float* sum = sums(t) + h * z.width;
     const int64_t q_head = place.group * p.heads_per_group + head + h;
     const int64_t begin = place.row * p.out_stride[0] + q_head * p.out_stride[1] + (place.first + t) * p.out_stride[2];
-    for (int64_t i = 0; i < p.dim; ++i) {
-      if (p.is_bf16)
-        static_cast<uint16_t*>(p.out)[begin + i] = float_to_bf16(sum[i] * share);
-      else
-        static_cast<float*>(p.out)[begin + i] = sum[i] * share;
-    }
+    if (p.is_bf16)
+      for (int64_t i = 0; i < p.dim; ++i) static_cast<uint16_t*>(p.out)[begin + i] = float_to_bf16(sum[i] * share);
+    else
+      for (int64_t i = 0; i < p.dim; ++i) static_cast<float*>(p.out)[begin + i] = sum[i] * share;
   }
 };
 

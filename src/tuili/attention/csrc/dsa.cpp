@@ -41,17 +41,18 @@ const Kernels& kernels(int64_t level, bool is_bf16) {
   return portable_kernels;
 }
 
-// Gate keys in int8 are multiplied as such; those in bfloat16, or where the processor can't do that, as floats.
+// Gate keys in int8 are multiplied as such or as int16; those in bfloat16, or where the processor can't, as floats.
 const Kernels& gate_kernels(const DsaProblem& p, int64_t level) {
 #if defined(__x86_64__)
   if (level >= AVX512_INT8 && p.gate_is_int8) return avx512vnni_kernels;
+  if (level == AVX2 && p.gate_is_int8) return avx2int8_kernels;
 #endif
   return kernels(level, false);
 }
 
 Sizes sizes(const DsaProblem& p, int64_t level) {
   const bool is_paired = level == AVX512_BF16 && p.is_bf16;
-  const bool is_gate_in_fours = level >= AVX512_INT8 && p.gate_is_int8;
+  const int64_t per_gate_cell = !p.gate_is_int8 ? 1 : level >= AVX512_INT8 ? 4 : level == AVX2 ? 2 : 1;
   Sizes z{};
   z.width = up(p.dim, STRIP);
   z.cells = is_paired ? z.width / 2 : z.width;
@@ -66,7 +67,7 @@ Sizes sizes(const DsaProblem& p, int64_t level) {
   z.packs_all = p.queries * p.keep * z.strips_per_block > z.strips;
   if (!p.selects) return z;
   z.gate_width = up(p.gate_dim, STRIP);
-  z.gate_cells = is_gate_in_fours ? z.gate_width / 4 : z.gate_width;
+  z.gate_cells = z.gate_width / per_gate_cell;
   z.gate_row = z.gate_cells + TRAILER;
   z.subs_per_block = p.block / p.sub;
   z.gate_panel = (z.subs_per_block * z.gate_cells + 1) * STRIP;

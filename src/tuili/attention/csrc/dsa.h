@@ -109,6 +109,7 @@ inline int64_t first_key(const DsaProblem& p, int64_t row) { return p.start ? p.
 extern const Kernels portable_kernels;
 #if defined(__x86_64__)
 extern const Kernels avx2_kernels;
+extern const Kernels avx2int8_kernels;
 extern const Kernels avx512_kernels;
 extern const Kernels avx512vnni_kernels;
 extern const Kernels avx512bf16_kernels;

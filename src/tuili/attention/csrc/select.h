@@ -41,7 +41,7 @@ INLINE vf log_sigmoid(vf z) {
   return (z < vf{} ? z : vf{}) - t * series;
 }
 
-// Copy an int8 gate key into cells 16 apart: as floats, or four to a cell with 128 added to each.
+// Copy an int8 gate key into cells 16 apart: as floats, two int16 to a cell, or four with 128 added to each.
 template <class Cell>
 INLINE void spread_int8(const int8_t* from, int64_t width, int64_t cells, float* to) {
   if constexpr (Cell::PER_CELL == 4) {
@@ -49,6 +49,12 @@ INLINE void spread_int8(const int8_t* from, int64_t width, int64_t cells, float*
       uint32_t four = 0;
       __builtin_memcpy(&four, from + 4 * i, 4 * i + 4 <= width ? 4 : width > 4 * i ? width - 4 * i : 0);
       to[i * STRIP] = cell(four ^ 0x80808080u);
+    }
+  } else if constexpr (Cell::PER_CELL == 2) {
+    for (int64_t i = 0; i < cells; ++i) {
+      int16_t two[2] = {};
+      for (int64_t j = 0; j < 2 && 2 * i + j < width; ++j) two[j] = from[2 * i + j];
+      __builtin_memcpy(to + i * STRIP, two, 4);
     }
   } else {
     for (int64_t i = 0; i < cells; ++i) to[i * STRIP] = i < width ? from[i] : 0.0f;
@@ -60,6 +66,8 @@ template <class Cell>
 INLINE void pack_int8(const void* const* keys, int64_t width, int64_t cells, float* to) {
 #if defined(TUILI_AVX512)
   if constexpr (Cell::PER_CELL == 4) return transpose(keys, width, cells, to, static_cast<int32_t>(0x80808080u));
+#elif defined(TUILI_AVX2)
+  if constexpr (Cell::PER_CELL == 2) return transpose<Bytes>(keys, width, cells, to);
 #endif
   for (int64_t i = 0; i < STRIP; ++i)
     spread_int8<Cell>(static_cast<const int8_t*>(keys[i]), keys[i] ? width : 0, cells, to + i);
@@ -236,13 +244,16 @@ INLINE int64_t count_from(const int32_t* keys, int64_t num, int32_t bound) {
 
 // The bound from which on there are `wanted` keys, or the fewest above that number; `surplus` is how many more.
 // `low` is at most the smallest key, OUT left out, `high` above the largest. Halves the range, and where registers can
-// be compressed keeps only the keys inside it, in `room` for `num` keys and a register.
+// be compressed keeps only the keys inside it, in `room` for `num` keys and a register. Looks near the `guess` first.
 inline int32_t narrow(const int32_t* keys, int64_t num, int64_t wanted, int64_t low, int64_t high, int64_t* surplus,
-                      int32_t* room) {
+                      int32_t* room, int64_t guess) {
+  int64_t step = int64_t{1} << 21;  // a quarter to the next power of two
+  guess -= step / 2;                // too low leaves only the few keys above it, too high all below
   while (*surplus > 0 && high - low > 1) {
-    const int64_t middle = low + (high - low) / 2;
+    const int64_t middle = W == 8 && low < guess && guess < high ? guess : low + (high - low) / 2;
     const int64_t over = count_from(keys, num, static_cast<int32_t>(middle)) - wanted;
     const bool is_upper = over >= 0;
+    guess += is_upper ? step : -step, step *= 4;
     if (is_upper)
       low = middle, *surplus = over;
     else
@@ -259,14 +270,24 @@ inline int32_t narrow(const int32_t* keys, int64_t num, int64_t wanted, int64_t 
     }
     keys = room, num = (size + W - 1) / W * W;
     for (int64_t i = size; i < num; ++i) room[i] = OUT;
+#elif defined(TUILI_AVX2)
+    if (!is_upper) wanted = -over;
+    int64_t size = 0;
+    for (int64_t i = 0; i < num; i += W) {
+      const vi here = load_int(keys + i), is_over = here >= static_cast<int32_t>(middle);
+      const uint32_t set = is_upper ? bits_of(is_over) : bits_of(is_over) ^ 0xff;
+      size += compress(room + size, set, (__m256i)here);
+    }
+    keys = room, num = (size + W - 1) / W * W;
+    for (int64_t i = size; i < num; ++i) room[i] = OUT;
 #endif
   }
   return static_cast<int32_t>(low);
 }
 
 // Places of the `wanted` largest keys, ascending; of equal keys the higher places. OUT is never taken.
-// `places` has room for `num` and a register.
-inline int64_t pick_best(const int32_t* keys, int64_t num, int64_t wanted, int32_t* places) {
+// `places` has room for `num` and a register. `guess` is what the least of them may be near; it gets a new one.
+inline int64_t pick_best(const int32_t* keys, int64_t num, int64_t wanted, int32_t* places, int32_t* guess) {
   if (wanted <= 0) return 0;
   vi least = vi{} + INT32_MAX, most = vi{} + OUT, inside = {};
   for (int64_t i = 0; i < num; i += W) {
@@ -281,7 +302,8 @@ inline int64_t pick_best(const int32_t* keys, int64_t num, int64_t wanted, int32
     high = tuili::most(high, most[i] + int64_t{1});
     surplus -= inside[i];
   }
-  const int32_t bound = narrow(keys, num, wanted, low, high, &surplus, places);
+  const int32_t bound = narrow(keys, num, wanted, low, high, &surplus, places, *guess);
+  *guess = bound;
   int64_t found = 0;
   for (int64_t i = 0; i < num; i += W) {
     uint32_t bits = bits_of(load_int(keys + i) >= bound);
@@ -290,6 +312,13 @@ inline int64_t pick_best(const int32_t* keys, int64_t num, int64_t wanted, int32
       const __m512i here = _mm512_add_epi32(_mm512_set1_epi32(static_cast<int32_t>(i)), COUNTED);
       _mm512_storeu_si512(places + found, _mm512_maskz_compress_epi32(static_cast<__mmask16>(bits), here));
       found += __builtin_popcount(bits);
+      continue;
+    }
+#elif defined(TUILI_AVX2)
+    if (surplus <= 0) {
+      const __m256i here = _mm256_add_epi32(_mm256_set1_epi32(static_cast<int32_t>(i)),
+                                            _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+      found += compress(places + found, bits, here);
       continue;
     }
 #endif
@@ -315,6 +344,7 @@ struct Selection {
   int64_t num = 0, first = 0;       // tokens; first candidate of the row
   int64_t ends[MAX_TILE] = {};      // the candidates of a token end before this block
   int64_t num_open[MAX_TILE] = {};  // groups of 16 blocks that a token opens
+  int32_t guess = 0, coarse_guess = 0;  // the last token's least key taken: the next one's is near
 
   int32_t* open(int64_t t) const { return s.open + t * z.most_open; }
   float* scores(int64_t t) const { return s.masses + t * z.most_open * STRIP; }
@@ -360,6 +390,14 @@ struct Selection {
 
   // A gate query in int8 into cells `chunk` apart; what is not finite becomes 0.
   void load_int8(int64_t begin, int64_t chunk, float* to) const {
+#if defined(TUILI_AVX2)
+    if constexpr (Cell::PER_CELL == 2) {
+      const char* row = static_cast<const char*>(p.gate_q) + begin * (p.gate_is_bf16 ? 2 : 4);
+      const float factor = round_query(row, p.gate_is_bf16, p.gate_dim, z.gate_cells, chunk, to);
+      to[(z.gate_cells + 1) * chunk] = factor;
+      return;
+    }
+#endif
     float most = 0.0f;
     bool is_finite = true;
     for (int64_t i = 0; i < p.gate_dim; ++i) {
@@ -439,7 +477,7 @@ struct Selection {
         best = s.order[i] > best ? s.order[i] : best;
       s.order[at] = best;  // a group lies behind the place of its rank, so none is overwritten before it is read
     }
-    num_open[t] = pick_best(s.order, width, z.most_open, s.places);
+    num_open[t] = pick_best(s.order, width, z.most_open, s.places, &coarse_guess);
     __builtin_memcpy(open(t), s.places, sizeof(int32_t) * num_open[t]);
   }
 
@@ -518,7 +556,7 @@ struct Selection {
         if (open(t)[0] * STRIP + i < first) s.order[i] = OUT;
         if (open(t)[num_open[t] - 1] * STRIP + i >= ends[t]) s.order[size - STRIP + i] = OUT;
       }
-      found = pick_best(s.order, size, z.free, s.places);
+      found = pick_best(s.order, size, z.free, s.places, &guess);
       if (p.coverage > 0) found = cover(scores(t), size, found);
     }
     write(t, found);

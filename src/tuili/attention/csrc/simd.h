@@ -82,6 +82,26 @@ struct Pair {
 };
 #endif
 
+#if defined(TUILI_AVX2)
+// ... or two int16, multiplied and added in int32: int8 with room to spare, so that no sum of products is cut off.
+struct Duo {
+  static constexpr int PER_CELL = 2;
+  using Sum = __m256i;
+  INLINE Sum keys(const float* from) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)); }
+  INLINE Sum begin(float) { return _mm256_setzero_si256(); }
+  INLINE Sum lowest() { return _mm256_set1_epi32(INT32_MIN); }
+  INLINE Sum larger(Sum a, Sum b) { return _mm256_max_epi32(a, b); }
+  INLINE vf value(Sum sum) { return (vf)_mm256_cvtepi32_ps(sum); }
+  // Written out, since compilers keep the sums in memory when they choose the registers for the intrinsics.
+  INLINE Sum multiply_add(Sum sum, const float* one, Sum many) {
+    const __m256i both = _mm256_castps_si256(_mm256_broadcast_ss(one));
+    __m256i products;
+    asm("vpmaddwd %2, %3, %1\n\tvpaddd %1, %0, %0" : "+x"(sum), "=&x"(products) : "x"(many), "x"(both));
+    return sum;
+  }
+};
+#endif
+
 #if defined(TUILI_INT8_DOT)
 // ... or four int8: those of keys plus 128, without a sign, those of queries as they are. Sums are int32.
 struct Quad {
