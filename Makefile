@@ -28,7 +28,7 @@ $(VENV)/.installed-bench: $(VENV)/.installed-dev
 	$(PIP) install --constraint constraints.txt --editable '.[all,dev,bench]'
 	@touch $@
 
-demo: $(VENV)/.installed ## Bring models and knowledge bases, answer one question from each
+demo: $(VENV)/.installed ## Bring models and knowledge bases, answer one question from each, verify an answer
 	$(BIN)/tuili models add minilm
 	$(BIN)/tuili models add smollm2-135m
 	$(BIN)/tuili kb add python --force
@@ -37,6 +37,8 @@ demo: $(VENV)/.installed ## Bring models and knowledge bases, answer one questio
 	$(BIN)/tuili ask --explain "Which parameter of json.dumps controls indentation?"
 	$(BIN)/tuili ask --explain "A car accelerates from rest at 3 m/s² for 5 s. How far does it get?"
 	$(BIN)/tuili ask --explain "Which diseases show ectopia lentis, arachnodactyly and aortic root aneurysm?"
+	$(BIN)/tuili ask --json "A car accelerates from rest at 3 m/s² for 5 s. How far does it get?" > $(VENV)/answer.json
+	$(BIN)/tuili verify $(VENV)/answer.json
 
 test: $(VENV)/.installed-dev ## Bring models and knowledge bases into .tuili, run every test
 	TUILI_HOME=$(TEST_HOME) $(BIN)/python scripts/bring.py

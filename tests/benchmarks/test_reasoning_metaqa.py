@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import reasoning_ablation
 from reasoning import metaqa
 from reasoning.metaqa_data import folds, part, question, read_base, read_questions
 from reasoning.metaqa_peers import Exhaustive, GoldPath, PathClassifier, TemplateMemory, edges_within
@@ -172,4 +173,23 @@ def test_every_part_runs_on_a_small_set(
 
 def test_without_data_it_says_what_it_leaves_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert list(measure(Options(tmp_path / "out.json", None, None, smoke=True, only=""))) == []
+    assert "MetaQA is not there" in capsys.readouterr().err
+
+
+def test_the_ablation_switches_each_part_off_and_bounds_edges(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reasoning_ablation, "BUDGETS", (0, 1, 10_000))
+    options = Options(tmp_path / "out.json", data, None, smoke=True, only="")
+    results = {one.name: one for one in reasoning_ablation.measure(options)}
+    for part_off in ("attention", "likeness", "relations", "ppo"):
+        assert {f"ablation.2hop.without.{part_off}.hits1", f"ablation.2hop.gain.{part_off}"} <= set(results)
+    assert results["ablation.2hop.curve.0.policy.hits1"].value == 0
+    assert results["ablation.2hop.curve.1.prior.edges"].value <= 1
+    whole = results["ablation.2hop.whole.hits1"].value
+    assert results["ablation.2hop.curve.10000.policy.hits1"].value == pytest.approx(whole)
+
+
+def test_the_ablation_without_data_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert list(reasoning_ablation.measure(Options(tmp_path / "out.json", None, None, smoke=True, only=""))) == []
     assert "MetaQA is not there" in capsys.readouterr().err
