@@ -15,8 +15,9 @@ DOCUMENTS = [ROOT / "README.md", ROOT / "docs" / "start.md", *sorted((ROOT / "do
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 IN_TEXT = re.compile(r'`(tuili ask "[^`]*")`')
 LINK = re.compile(r"\]\(([^)#]+)(#[\w-]+)?\)")
-# These install, or make models and bases that other tests share (`make demo` runs them), or read whole books.
-LEFT_OUT = re.compile(r"^make |^tuili doctor|:FOLDER|book.txt|--adapter gates|--plan plan")
+# These install, or make models and bases that other tests share (`make demo` runs them), or read whole books, or learn
+# from questions of one's own (tests/cli/test_learn.py does).
+LEFT_OUT = re.compile(r"^make |^tuili doctor|:FOLDER|book.txt|--adapter gates|--plan plan|^tuili learn|Delphine")
 
 
 def blocks(document: Path, language: str) -> list[str]:

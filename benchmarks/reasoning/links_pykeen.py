@@ -44,7 +44,7 @@ def test_ranks(links: Links, recipe: Recipe, seed: int) -> np.ndarray:
     queries = torch.from_numpy(links.test_Q3[:, :2].copy())
     with torch.no_grad():
         model.eval()
-        scores = torch.cat([model.score_t(queries[begin : begin + BATCH]) for begin in range(0, len(queries), BATCH)])
+        scores = torch.cat([model.predict_t(queries[begin : begin + BATCH]) for begin in range(0, len(queries), BATCH)])
     return ranks(scores.numpy(), links.test_Q3[:, 2], links.known(links.test_Q3, with_test=True))
 
 
