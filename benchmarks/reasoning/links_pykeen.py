@@ -26,8 +26,20 @@ class Recipe:
     learning_rate: float
 
 
+# ComplEx: the best of eight on the validation part of UMLS; it has no dropout there and overfits.
 RECIPES = {
-    "complex": Recipe(model="ComplEx", arguments={"embedding_dim": 100}, epochs=60, learning_rate=5e-3),
+    "complex": Recipe(
+        model="ComplEx",
+        arguments={
+            "embedding_dim": 100,
+            "entity_initializer": "xavier_normal",
+            "relation_initializer": "xavier_normal",
+            "regularizer": "lp",
+            "regularizer_kwargs": {"weight": 0.003, "p": 3.0},
+        },
+        epochs=40,
+        learning_rate=1e-2,
+    ),
     "conve": Recipe(
         model="ConvE",
         arguments={"embedding_dim": 200, "feature_map_dropout": 0.2, "input_dropout": 0.2, "output_dropout": 0.3},
