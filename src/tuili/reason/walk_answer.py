@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from tuili.errors import ModelFileError
 from tuili.knowledge.graph import Fact, Graph
@@ -13,10 +16,11 @@ from tuili.knowledge.link import Linker
 from tuili.knowledge.text import tokenise
 from tuili.reason.answer import Answer, Link, Path, Pruned, Scored
 from tuili.reason.explain import MAX_PATHS, path_edge
+from tuili.reason.guide import log_probabilities
 from tuili.reason.reading import EncoderReader, Reader, WordReader, masked
 from tuili.reason.walk import ConditionedWalk, FoundPath, Walked
 from tuili.reason.walk_file import Learned, Sureness, fingerprint, load
-from tuili.reason.worlds.hops import Action, GraphHops
+from tuili.reason.worlds.hops import Action, Frontier, GraphHops, hop, start_at
 
 if TYPE_CHECKING:
     from tuili.model.encoder import Encoder
@@ -24,6 +28,7 @@ if TYPE_CHECKING:
 MAX_ANSWERS = 1_000
 MAX_STARTS = 20
 MAX_TRACED = 20_000
+MAX_NOT_TAKEN = 4
 NOTE = "answered by the walk that was learned for this base (tuili learn)"
 
 
@@ -57,11 +62,38 @@ class LearnedWalk:
         spans, starts = find(question, linker)
         if not starts:
             return None
-        walked = self.walk.ask(masked(question, spans), starts)
+        text = masked(question, spans)
+        walked = self.walk.ask(text, starts)
         if not walked.answers:
             return None
         link = Link(question[slice(*spans[0])], _names(self.graph, starts), "name", 1.0)
-        return _answer(question, self.graph, starts, walked, self.sureness, link)
+        answer = _answer(question, self.graph, starts, walked, self.sureness, link)
+        return replace(answer, pruned=(*self._not_taken(text, starts, walked.paths[0]), *answer.pruned))
+
+    def _not_taken(self, text: str, starts: Sequence[int], best: FoundPath) -> Iterator[Pruned]:
+        """Yield, for each place on the best path, the likeliest relations that were not taken there, by one fact."""
+        walk, start = self.walk, start_at(starts)
+        frontier = start
+        path: tuple[int, ...] = ()
+        for taken in best.actions:
+            leaving_A = walk.hops.leaving(frontier.nodes_V)
+            situation = walk.guide.situation(text, path, leaving_A, len(frontier.nodes_V))
+            chances = np.exp(log_probabilities(situation, walk.policy))
+            order = [int(place) for place in np.argsort(-chances, kind="stable")[: MAX_NOT_TAKEN + 1]]
+            for place in order:
+                number = int(situation.actions_n[place])
+                action = None if number == walk.guide.stop else walk.hops.actions[number]
+                if action is not None and action != taken:
+                    yield from self._seen(action, float(chances[place]), frontier)
+            number = walk.hops.actions.index(taken)
+            frontier, path = hop(walk.hops, frontier, number, start), (*path, number)
+
+    def _seen(self, action: Action, chance: float, frontier: Frontier) -> Iterator[Pruned]:
+        for node in frontier.nodes_V[:MAX_STARTS].tolist():
+            for fact in self.graph.step(node, action.relation, inverse=action.inverse, limit=1)[:1]:
+                name = self.graph.entity(fact.other(node)).name
+                yield Pruned(name, chance, f"{action} fits the question less here", path_edge(self.graph, fact))
+                return
 
 
 def find(question: str, linker: Linker) -> tuple[list[tuple[int, int]], list[int]]:
