@@ -12,8 +12,8 @@ import numpy as np
 
 from asking.answers import Asked
 from runner import Result
+from tuili.reason.calibration import NUM_BINS, bin_of, ece
 
-NUM_BINS = 10
 NUM_RESAMPLES = 500
 
 Judged = Sequence[tuple[float, bool, float]]
@@ -68,21 +68,6 @@ def errors(prefix: str, judged: Judged) -> Iterator[Result]:
         yield _measured(f"{prefix}.ece", judged, ece)
         constant = {"name": "base rate", "value": float(brier_of_base_rate(*_columns(judged)))}
         yield _measured(f"{prefix}.brier", judged, brier, constant)
-
-
-def bin_of(confidence: float) -> int:
-    """Return the bin of a confidence: [0, 0.1), ..., [0.9, 1]."""
-    return min(int(confidence * NUM_BINS + 1e-9), NUM_BINS - 1)
-
-
-def ece(said: np.ndarray, right: np.ndarray, weight: np.ndarray) -> float:
-    """Return the expected calibration error over ten bins of equal width.
-
-    Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, equation 3.
-    """
-    bins = np.array([bin_of(value) for value in said])
-    gaps = np.bincount(bins, weights=weight * (said - right), minlength=NUM_BINS)
-    return float(np.abs(gaps).sum() / weight.sum())
 
 
 def brier(said: np.ndarray, right: np.ndarray, weight: np.ndarray) -> float:

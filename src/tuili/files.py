@@ -49,6 +49,11 @@ def data_dir() -> Path:
         ) from error
 
 
+def walk_path(kb: str) -> Path:
+    """Return where the walk that was learned for a base is kept."""
+    return data_dir() / "walks" / f"{kb}.safetensors"
+
+
 def ensure_dir(path: Path) -> Path:
     """Create a folder and its parents.
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from tuili.errors import DependencyError, InputError, ModelFileError, SourceError, StoreError
+from tuili.files import walk_path
 from tuili.knowledge.bases import available, ensure_base
 from tuili.knowledge.graph import Graph
 from tuili.knowledge.link import Linker
@@ -25,7 +26,6 @@ from tuili.reason.conclude import CERTAIN, conclude
 from tuili.reason.route import route
 from tuili.reason.search import MAX_NODES, Search
 from tuili.reason.solve import conclude_derivation
-from tuili.reason.walk_file import walk_path
 from tuili.reason.weights import Mix, Weigher
 from tuili.reason.worlds.derivations import derive
 
@@ -193,15 +193,15 @@ class Reasoner:
             clock.laps["neural"] = clock.laps.get("neural", 0.0) + clock.laps["weigh"]
         answer = conclude(question, base.graph, found, weigher)
         clock.lap("explain")
-        return self._surer(question, base, answer, clock) if self.config.learned else answer
+        return self._surer(answer, found, base, clock) if self.config.learned else answer
 
-    def _surer(self, question: str, base: Base, answer: Answer, clock: Clock) -> Answer:
+    def _surer(self, answer: Answer, found: Candidates, base: Base, clock: Clock) -> Answer:
         """Return the learned walk's answer where there is a walk and it is surer than `answer`."""
         path = walk_path(base.graph.name)
         if not path.is_file():
             return answer
         try:
-            walked = self._walk(base, path).answer(question, base.linker)
+            walked = self._walk(base, path).answer(answer.question, found.tokens, found.mentions)
         except (DependencyError, ModelFileError) as error:
             return replace(answer, notes=(*answer.notes, f"the learned walk is left out: {error}"))
         clock.lap("walk")

@@ -85,11 +85,11 @@ def command(**given: Any) -> None:
 
 
 def _learn(options: Options, on_progress: OnProgress) -> tuple[Report, Path]:
-    from tuili.files import ensure_dir
+    from tuili.files import ensure_dir, walk_path
     from tuili.reason.learn import LearnConfig
     from tuili.reason.learning import Files, Watch, learn_base
     from tuili.reason.ppo import PPOConfig
-    from tuili.reason.walk_file import fingerprint, load, walk_path
+    from tuili.reason.walk_file import fingerprint, load
     from tuili.reason.worlds.hops import GraphHops
     from tuili.reasoner import Reasoner
 

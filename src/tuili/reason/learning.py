@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tuili.errors import InputError, ModelFileError
+from tuili.reason.calibration import calibrate, ece
 from tuili.reason.conditioning import Conditioning
 from tuili.reason.guide import Guide
 from tuili.reason.learn import LearnConfig, OnStage, fit_conditioning, improve, search_paths
 from tuili.reason.reading import Reader
 from tuili.reason.supervision import f_score
 from tuili.reason.walk import ConditionedWalk, Walked
-from tuili.reason.walk_file import Learned, Sureness, load, logit, save
+from tuili.reason.walk_file import Learned, Sureness, load, save
 from tuili.reason.worlds.hops import Hops
 from tuili.reason.worlds.questions import Asked
 
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
 VALIDATED = 0.2
 MAX_VALIDATED = 1_000
-NUM_BINS = 10
 LEAST = 2
 
 
@@ -219,42 +219,3 @@ def shares(walked: Sequence[Walked], questions: Sequence[Asked]) -> tuple[np.nda
             said.append(one.answers[0].score)
             right.append(one.answers[0].node in asked.answers)
     return np.array(said), np.array(right, dtype=float)
-
-
-def calibrate(said: np.ndarray, right: np.ndarray, num_steps: int = 50) -> Sureness:
-    """Fit slope and bias by Newton's method, targets smoothed. Source: Platt 1999, section 2.2."""
-    if not len(said):
-        return Sureness()
-    x = np.stack([logit(said), np.ones(len(said))], axis=1)
-    num_right = right.sum()
-    target = np.where(right > 0, (num_right + 1) / (num_right + 2), 1 / (len(right) - num_right + 2))
-    weights = np.array([1.0, 0.0])
-    for _ in range(num_steps):
-        p = 1 / (1 + np.exp(-x @ weights))
-        gradient = x.T @ (p - target)
-        hessian = (x * (p * (1 - p))[:, None]).T @ x + 1e-6 * np.eye(2)
-        weights = _descend(x, target, weights, np.linalg.solve(hessian, gradient))
-    return Sureness(*weights.tolist())
-
-
-def _descend(x: np.ndarray, target: np.ndarray, weights: np.ndarray, step: np.ndarray) -> np.ndarray:
-    """Return the weights after a step, halved until the loss falls; the same where none does."""
-
-    def loss(at: np.ndarray) -> float:
-        z = x @ at
-        return float((np.logaddexp(0, z) - target * z).sum())
-
-    for halvings in range(30):
-        moved = weights - step * 0.5**halvings
-        if loss(moved) < loss(weights):
-            return moved
-    return weights
-
-
-def ece(said: np.ndarray, right: np.ndarray) -> float:
-    """Return the expected calibration error over ten bins of equal width. Source: Guo et al. 2017, eq. 3."""
-    if not len(said):
-        return 0.0
-    place = np.minimum((said * NUM_BINS).astype(int), NUM_BINS - 1)
-    bins = [place == at for at in np.unique(place)]
-    return float(sum(abs(said[each].mean() - right[each].mean()) * each.mean() for each in bins))

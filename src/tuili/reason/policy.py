@@ -229,17 +229,7 @@ class Policy:
         Raises:
             ModelFileError: the file is missing, damaged, no policy, or of another base.
         """
-        from safetensors import SafetensorError, safe_open
-
-        header = read_safetensors_header(path)
-        if any(entry.dtype != "F32" for entry in header.values()):
-            raise ModelFileError(f"{path} is no policy file: its weights are not all float32; train it anew")
-        try:
-            with safe_open(path, framework="numpy") as file:
-                metadata = file.metadata() or {}
-                weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except SafetensorError as error:
-            raise ModelFileError(f"{path} can't be read: {error}; train it anew") from error
+        metadata, weights = read_weights(path, "policy file")
         policy = _from_file(path, metadata, weights)
         if trained_for is not None and policy.trained_for != trained_for:
             raise ModelFileError(
@@ -247,6 +237,23 @@ class Policy:
                 "learn anew with `tuili learn`, which can start from this file"
             )
         return policy
+
+
+def read_weights(path: Path, what: str) -> tuple[Mapping[str, str], dict[str, Floats]]:
+    """Return a file's metadata and its tensors, all of them float32; `what` says what it should be.
+
+    Raises:
+        ModelFileError: it is missing or damaged, or holds other numbers.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if any(entry.dtype != "F32" for entry in read_safetensors_header(path).values()):
+        raise ModelFileError(f"{path} is no {what}: its weights are not all float32; train it anew")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ModelFileError(f"{path} can't be read: {error}; train it anew") from error
 
 
 def shapes(num_features: int, hidden: int) -> dict[str, tuple[int, ...]]:

@@ -11,9 +11,9 @@ import numpy as np
 
 from tuili.errors import ModelFileError
 from tuili.knowledge.graph import Fact, Graph
-from tuili.knowledge.lexicon import Role
+from tuili.knowledge.lexicon import Mention, Role
 from tuili.knowledge.link import Linker
-from tuili.knowledge.text import tokenise
+from tuili.knowledge.text import Token, tokenise
 from tuili.reason.answer import Answer, Link, Path, Pruned, Scored
 from tuili.reason.explain import MAX_PATHS, path_edge
 from tuili.reason.guide import log_probabilities
@@ -57,9 +57,9 @@ class LearnedWalk:
             )
         return cls(learned, graph, EncoderReader(encoder()))
 
-    def answer(self, question: str, linker: Linker) -> Answer | None:
+    def answer(self, question: str, tokens: Sequence[Token], mentions: Sequence[Mention]) -> Answer | None:
         """Return the walk's answer; None if the question names nothing, or no walk leads anywhere."""
-        spans, starts = find(question, linker)
+        spans, starts = longest(tokens, mentions)
         if not starts:
             return None
         text = masked(question, spans)
@@ -99,11 +99,16 @@ class LearnedWalk:
 def find(question: str, linker: Linker) -> tuple[list[tuple[int, int]], list[int]]:
     """Return the longest name in a question, the first of equals: its characters, and the entities that bear it."""
     tokens = tokenise(question)
-    mentions = [one for one in linker.mentions(question, tokens) if one.role == Role.ENTITY and one.ids]
-    if not mentions:
+    return longest(tokens, linker.mentions(question, tokens))
+
+
+def longest(tokens: Sequence[Token], mentions: Sequence[Mention]) -> tuple[list[tuple[int, int]], list[int]]:
+    """Return the same of a question whose mentions are known."""
+    named = [one for one in mentions if one.role == Role.ENTITY and one.ids]
+    if not named:
         return [], []
-    best = max(mentions, key=lambda one: (one.end - one.start, one.score, -one.start))
-    same = (one for one in mentions if (one.start, one.end) == (best.start, best.end))
+    best = max(named, key=lambda one: (one.end - one.start, one.score, -one.start))
+    same = (one for one in named if (one.start, one.end) == (best.start, best.end))
     starts = list(dict.fromkeys(number for one in same for number in one.ids))
     return [(tokens[best.start].start, tokens[best.end - 1].end)], starts[:MAX_STARTS]
 

@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 
 from tuili.errors import ModelFileError
-from tuili.files import atomic_path, data_dir, read_safetensors_header
+from tuili.files import atomic_path
 from tuili.knowledge.graph import Graph
 from tuili.reason.conditioning import Conditioning
-from tuili.reason.policy import WEIGHTS, Floats, Policy
+from tuili.reason.policy import WEIGHTS, Floats, Policy, read_weights
 
 FORMAT = "tuili-walk-1"
 MAX_BYTES = 256 << 20
@@ -68,11 +68,6 @@ def fingerprint(graph: Graph) -> str:
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
 
-def walk_path(kb: str) -> Path:
-    """Return where the walk learned for a base is kept."""
-    return data_dir() / "walks" / f"{kb}.safetensors"
-
-
 def save(learned: Learned, path: Path) -> None:
     """Write a walk; whole or not at all."""
     from safetensors.numpy import save_file
@@ -104,7 +99,9 @@ def load(path: Path, *, trained_for: str | None = None) -> Learned:
     Raises:
         ModelFileError: the file is missing, damaged, no walk, or of another base.
     """
-    metadata, tensors = _read(path)
+    if path.is_file() and path.stat().st_size > MAX_BYTES:
+        raise ModelFileError(f"{path} has {path.stat().st_size:,} bytes, a walk has at most {MAX_BYTES:,}")
+    metadata, tensors = read_weights(path, "learned walk")
     if metadata.get("format") != FORMAT:
         raise ModelFileError(f"{path} is no learned walk: format {metadata.get('format')!r}, wanted {FORMAT!r}")
     learned = _parse(path, metadata, tensors)
@@ -114,20 +111,6 @@ def load(path: Path, *, trained_for: str | None = None) -> Learned:
             f"{trained_for[:12]}); run `tuili learn` again, --from {path.name} starts from it"
         )
     return learned
-
-
-def _read(path: Path) -> tuple[Mapping[str, str], dict[str, Floats]]:
-    from safetensors import SafetensorError, safe_open
-
-    if path.is_file() and path.stat().st_size > MAX_BYTES:
-        raise ModelFileError(f"{path} has {path.stat().st_size:,} bytes, a walk has at most {MAX_BYTES:,}")
-    if any(entry.dtype != "F32" for entry in read_safetensors_header(path).values()):
-        raise ModelFileError(f"{path} is no learned walk: its weights are not all float32; learn anew")
-    try:
-        with safe_open(path, framework="numpy") as file:
-            return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise ModelFileError(f"{path} can't be read: {error}; learn anew") from error
 
 
 def _parse(path: Path, metadata: Mapping[str, str], tensors: Mapping[str, Floats]) -> Learned:
