@@ -32,6 +32,8 @@ TRAINING = TrainingConfig(learning_rate=1e-2)
 
 def make_model(kind: str) -> nn.Module:
     """Return a decoder with the same weights on every call: llama, tied (its embeddings) or qwen3 (norms of heads)."""
+    if kind.endswith("-64"):
+        return make_model(kind.removesuffix("-64")).double()
     torch.manual_seed(0)
     if kind == "qwen3":
         return Qwen3ForCausalLM(Qwen3Config(**SIZES, tie_word_embeddings=True))
