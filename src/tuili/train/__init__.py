@@ -1,1 +1,1 @@
-"""Training from the data on disk to a model that can be loaded: on one process or on many."""
+"""Training on one process or many: the engine, its layouts, data, loop and checkpoints."""
