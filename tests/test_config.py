@@ -89,6 +89,23 @@ def test_what_is_not_a_setting_is_refused(assignment, message):
     assert message in str(caught.value)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    low: int = 1
+    high: int = 2
+
+    def __post_init__(self):
+        if self.low > self.high:
+            raise UsageError("low is over high")
+
+
+def test_settings_that_belong_together_are_checked_together():
+    assert override(Pair(), ["low=8", "high=9"]) == Pair(low=8, high=9)
+    assert override(Pair(), ["high=9", "high=3"]).high == 3
+    with pytest.raises(UsageError, match="over high"):
+        override(Pair(), ["low=8"])
+
+
 @given(st.integers(), st.floats(allow_nan=False), st.booleans())
 def test_every_value_comes_back(steps, lr, tied):
     changed = override(Outer(), [f"inner.steps={steps}", f"inner.lr={lr!r}", f"inner.tied={tied}"])

@@ -22,21 +22,22 @@ TRUTHS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0"
 
 
 def override(config: Config, assignments: Iterable[str]) -> Config:
-    """Return a configuration with some of its settings replaced; the given one stays as it is.
+    """Return a configuration with some of its settings replaced, all at once; the given one stays as it is.
 
     Args:
         config: a dataclass, with dataclasses inside.
-        assignments: texts such as `training.lr=3e-4`, applied in order.
+        assignments: texts such as `training.lr=3e-4`; of two for the same setting the later one counts.
 
     Raises:
         UsageError: a text is no assignment, a setting is unknown, or a value is not of its type.
     """
+    values: dict[str, str] = {}
     for text in assignments:
         path, equals, value = text.partition("=")
         if not equals or not path.strip():
             raise UsageError(f"{text!r} sets nothing; write it as name=value, such as training.lr=3e-4")
-        config = _replaced(config, path.strip().split("."), value.strip(), path.strip())
-    return config
+        values[path.strip()] = value.strip()
+    return _replaced(config, values, "") if values else config  # type: ignore[no-any-return]
 
 
 def to_dict(config: Any) -> Any:
@@ -57,19 +58,27 @@ def closest(name: str, names: Iterable[str]) -> str:
     return f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(names) or 'none'}"
 
 
-def _replaced(config: Any, path: list[str], text: str, whole: str) -> Any:
-    name, *rest = path
-    names = _names(config, whole)
-    if name not in names:
-        raise UsageError(f"there is no setting {whole!r}; {closest(name, names)}")
+def _replaced(config: Any, values: Mapping[str, str], prefix: str) -> Any:
+    """Return a group of settings with new values; `values` has them by their path below `prefix`."""
+    groups: dict[str, dict[str, str]] = {}
+    for path, text in values.items():
+        name, _, rest = path.partition(".")
+        names = _names(config, prefix + path)
+        if name not in names:
+            raise UsageError(f"there is no setting {prefix + path!r}; {closest(name, names)}")
+        groups.setdefault(name, {})[rest] = text
+    new = {name: _changed(config, name, inner, prefix + name) for name, inner in groups.items()}
+    return {**config, **new} if isinstance(config, Mapping) else dataclasses.replace(config, **new)
+
+
+def _changed(config: Any, name: str, values: dict[str, str], whole: str) -> Any:
     old = config[name] if isinstance(config, Mapping) else getattr(config, name)
-    if rest:
-        new = _replaced(old, rest, text, whole)
-    elif dataclasses.is_dataclass(old) or isinstance(old, Mapping):
-        raise UsageError(f"{whole!r} is a group of settings; set one of them: {whole}.{next(iter(_names(old, whole)))}")
-    else:
-        new = _parsed(text, _wanted(config, name, old), whole)
-    return {**config, name: new} if isinstance(config, Mapping) else dataclasses.replace(config, **{name: new})
+    if "" not in values:
+        return _replaced(old, values, f"{whole}.")
+    if dataclasses.is_dataclass(old) or isinstance(old, Mapping):
+        some = next(iter(_names(old, whole)), "NAME")
+        raise UsageError(f"{whole!r} is a group of settings; set one of them: {whole}.{some}")
+    return _parsed(values[""], _wanted(config, name, old), whole)
 
 
 def _names(config: Any, whole: str) -> list[str]:

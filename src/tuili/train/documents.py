@@ -59,7 +59,9 @@ def _checked(path: Path) -> Path:
     if not path.is_file():
         raise SourceError(f"there is no file {path}; check the name, and that it is there on every host")
     if path.suffix not in SUFFIXES:
-        raise SourceError(f"{path} ends in {path.suffix or 'nothing'!r}; what can be read ends in {', '.join(SUFFIXES)}")
+        raise SourceError(
+            f"{path} ends in {path.suffix or 'nothing'!r}; what can be read ends in {', '.join(SUFFIXES)}"
+        )
     if not path.stat().st_size:
         raise SourceError(f"{path} is empty; remove it from data.files, or bring it again")
     return path

@@ -7,18 +7,19 @@ whole or not at all, and made anew when a source, the tokenizer or the field cha
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from filelock import FileLock
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from tuili.errors import InputError, ModelFileError, SourceError, UsageError
+from tuili.errors import InputError, ModelFileError, SourceError, StoreError, UsageError
 from tuili.files import atomic_path, ensure_dir, sha256, write_text
 from tuili.train.documents import Piece, read_pieces
 
@@ -70,6 +71,7 @@ def load_tokenizer(path: Path, end_token: str | None = None) -> TextTokenizer:
         raise ModelFileError(f"{file} is no tokenizer that can be read: {error}") from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
+    tokenizer.encode_special_tokens = True  # a text that spells the end token does not end there
     return TextTokenizer(tokenizer, _end_id(tokenizer, end_token, file), file, sha256(file))
 
 
@@ -82,8 +84,11 @@ def _end_id(tokenizer: Tokenizer, end_token: str | None, file: Path) -> int:
     )
 
 
-def train_tokenizer(files: Sequence[Path], field: str, vocab_size: int, out: Path) -> TextTokenizer:
-    """Train a byte-level BPE on the first 50 million characters of some files, and write it.
+def own_tokenizer(cache: Path, files: Sequence[Path], field: str, vocab_size: int) -> TextTokenizer:
+    """Return a byte-level BPE trained on the first 50 million characters of some files.
+
+    It is kept in the folder `cache` and trained again when a file changes. Several processes may call this at the same
+    time: one of them trains.
 
     Raises:
         UsageError: the vocabulary is too small or too large.
@@ -94,6 +99,20 @@ def train_tokenizer(files: Sequence[Path], field: str, vocab_size: int, out: Pat
             f"data.vocab_size is {vocab_size}; a tokenizer trained here has {MIN_VOCABULARY} to {MAX_VOCABULARY} "
             "tokens; for more, bring one and set data.tokenizer"
         )
+    origin = {"version": VERSION, "field": field, "vocab_size": vocab_size}
+    out, header = ensure_dir(cache) / "tokenizer.json", cache / "tokenizer.origin.json"
+    with FileLock(cache / ".lock"):
+        if not out.is_file() or _fresh(header, origin, files) is None:
+            header.unlink(missing_ok=True)
+            entries = [_entry(file) for file in files]
+            tokenizer = _trained(files, field, vocab_size)
+            with atomic_path(out) as temporary:
+                tokenizer.save(str(temporary))
+            write_text(header, json.dumps({**origin, "files": entries}, indent=1) + "\n")
+    return load_tokenizer(out, END)
+
+
+def _trained(files: Sequence[Path], field: str, vocab_size: int) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -109,9 +128,7 @@ def train_tokenizer(files: Sequence[Path], field: str, vocab_size: int, out: Pat
             f"the texts give a vocabulary of {tokenizer.get_vocab_size()} tokens, {vocab_size} are asked for; "
             "train on more text or set data.vocab_size to less"
         )
-    with atomic_path(out) as temporary:
-        tokenizer.save(str(temporary))
-    return load_tokenizer(out, END)
+    return tokenizer
 
 
 def _limited(files: Sequence[Path], field: str) -> Iterator[str]:
@@ -126,10 +143,15 @@ def _limited(files: Sequence[Path], field: str) -> Iterator[str]:
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """The token ids of some files, [n], mapped into memory."""
+    """The token ids of some files, [n], mapped into memory.
+
+    Attributes:
+        content: identifies the tokenizer and the files' contents, wherever the files lie.
+    """
 
     ids: np.ndarray[Any, Any]
     num_documents: int
+    content: str
 
 
 def open_stream(
@@ -144,33 +166,38 @@ def open_stream(
         StoreError: the stream can't be written.
     """
     ensure_dir(folder)
+    origin = {"version": VERSION, "tokenizer": tokenizer.sha256, "end_id": tokenizer.end_id, "field": field}
     with FileLock(folder / ".lock"):
-        header = _fresh_header(folder, files, tokenizer, field)
-        if header is None:
-            header = _make(folder, files, tokenizer, field, on_progress)
-    ids = np.memmap(folder / "tokens.bin", dtype=np.dtype(header["dtype"]), mode="r")
-    return Stream(ids, header["num_documents"])
+        header = _fresh(folder / "tokens.json", origin, files)
+        if header is None or not _is_whole(folder, header):
+            header = _make(folder, origin, files, tokenizer, on_progress)
+    dtype = np.dtype(header["dtype"])
+    empty = np.empty(0, dtype)
+    ids = np.memmap(folder / "tokens.bin", dtype=dtype, mode="r") if header["num_tokens"] else empty
+    return Stream(ids, header["num_documents"], _content(header))
 
 
-def _fresh_header(
-    folder: Path, files: Sequence[Path], tokenizer: TextTokenizer, field: str
-) -> dict[str, Any] | None:
-    """Return the header of the stream in a folder if it was made of just these files, and is whole."""
+def _content(header: dict[str, Any]) -> str:
+    told = [header["tokenizer"], header["field"], *(entry["sha256"] for entry in header["files"])]
+    return hashlib.sha256("\n".join(told).encode()).hexdigest()
+
+
+def _is_whole(folder: Path, header: dict[str, Any]) -> bool:
+    file = folder / "tokens.bin"
+    return file.is_file() and file.stat().st_size == header.get("num_bytes")
+
+
+def _fresh(header_file: Path, origin: dict[str, Any], files: Sequence[Path]) -> dict[str, Any] | None:
+    """Return a header if it tells of just this origin and these files as they are now."""
     try:
-        header = json.loads((folder / "tokens.json").read_text(encoding="utf-8"))
-        num_bytes = (folder / "tokens.bin").stat().st_size
-        wanted = {**_origin(tokenizer, field), "num_bytes": num_bytes}
-        if any(header[name] != value for name, value in wanted.items()):
+        header = json.loads(header_file.read_text(encoding="utf-8"))
+        if any(header[name] != value for name, value in origin.items()):
             return None
         known = {entry["path"]: entry for entry in header["files"]}
         same = list(known) == [str(file) for file in files] and all(_is_same(file, known[str(file)]) for file in files)
-        return header if same else None
+        return dict(header) if same else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def _origin(tokenizer: TextTokenizer, field: str) -> dict[str, Any]:
-    return {"version": VERSION, "tokenizer": tokenizer.sha256, "end_id": tokenizer.end_id, "field": field}
 
 
 def _is_same(file: Path, entry: dict[str, Any]) -> bool:
@@ -182,7 +209,11 @@ def _is_same(file: Path, entry: dict[str, Any]) -> bool:
 
 
 def _make(
-    folder: Path, files: Sequence[Path], tokenizer: TextTokenizer, field: str, on_progress: OnProgress
+    folder: Path,
+    origin: dict[str, Any],
+    files: Sequence[Path],
+    tokenizer: TextTokenizer,
+    on_progress: OnProgress,
 ) -> dict[str, Any]:
     """Tokenise; the header goes first and comes last, so that no other stream can be taken for this one."""
     (folder / "tokens.json").unlink(missing_ok=True)
@@ -190,21 +221,14 @@ def _make(
     with atomic_path(folder / "tokens.bin") as temporary, temporary.open("wb") as out:
         for done, file in enumerate(files):
             on_progress("tokenise", done, len(files))
-            before = file.stat()
-            num_documents += _write_tokens(read_pieces(file, field), tokenizer, out)
-            entries.append(
-                {
-                    "path": str(file),
-                    "num_bytes": before.st_size,
-                    "mtime_ns": before.st_mtime_ns,
-                    "sha256": sha256(file),
-                }
-            )
-            if file.stat().st_mtime_ns != before.st_mtime_ns:
+            entry = _entry(file)
+            num_documents += _write_tokens(read_pieces(file, origin["field"]), tokenizer, out)
+            if not _is_same(file, entry):
                 raise SourceError(f"{file} changed while it was read; run the command again when it is finished")
+            entries.append(entry)
         num_bytes = out.tell()
     header = {
-        **_origin(tokenizer, field),
+        **origin,
         "dtype": tokenizer.dtype.name,
         "num_bytes": num_bytes,
         "num_tokens": num_bytes // tokenizer.dtype.itemsize,
@@ -215,7 +239,12 @@ def _make(
     return header
 
 
-def _write_tokens(pieces: Iterator[Piece], tokenizer: TextTokenizer, out: Any) -> int:
+def _entry(file: Path) -> dict[str, Any]:
+    stat = file.stat()
+    return {"path": str(file), "num_bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns, "sha256": sha256(file)}
+
+
+def _write_tokens(pieces: Iterator[Piece], tokenizer: TextTokenizer, out: BinaryIO) -> int:
     """Write the ids of documents, each followed by the end token; return how many documents there were."""
     num_documents, is_open = 0, False
     while batch := list(islice(pieces, BATCH)):
@@ -224,7 +253,16 @@ def _write_tokens(pieces: Iterator[Piece], tokenizer: TextTokenizer, out: Any) -
             is_open = is_open or bool(each.ids)
             ends = piece.ends and is_open
             ids = [*each.ids, tokenizer.end_id] if ends else each.ids
-            np.asarray(ids, dtype=tokenizer.dtype).tofile(out)
+            _write(out, np.asarray(ids, dtype=tokenizer.dtype).tobytes())
             if ends:
                 num_documents, is_open = num_documents + 1, False
     return num_documents
+
+
+def _write(out: BinaryIO, data: bytes) -> None:
+    try:
+        out.write(data)
+    except OSError as error:
+        raise StoreError(
+            f"can't write {out.name}: {error.strerror}; make room, or set data.cache to another disk"
+        ) from error
