@@ -98,5 +98,8 @@ class Heartbeat:
 
 
 def _end(message: str) -> None:
-    os.write(2, f"error: {message}; the run ends here and resumes from its last checkpoint when it is started again\n".encode())
+    os.write(
+        2,
+        f"error: {message}; the run ends here and resumes from its last checkpoint when it is started again\n".encode(),
+    )
     os._exit(DEAD)
