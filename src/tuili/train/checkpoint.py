@@ -86,6 +86,7 @@ class Checkpoint:
     folder: Path
     origin: Origin
     progress: Progress
+    engine: Mapping[str, Any]
     table: Table
 
 
@@ -125,6 +126,7 @@ def restore(engine: Engine, checkpoint: Checkpoint, origin: Origin) -> None:
         flat = get_optimizer_state_dict(part, optimizer, options=FLAT)
         flat |= {name: state[f"{OPTIMIZER}{name}"] for name in flat if f"{OPTIMIZER}{name}" in state}
         set_optimizer_state_dict(part, optimizer, flat, options=FLAT)
+    engine.load_state_dict(dict(checkpoint.engine))
 
 
 def check_origin(checkpoint: Checkpoint, origin: Origin) -> None:
@@ -168,7 +170,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
             if (found := (folder / name).stat().st_size) != num_bytes:
                 raise ModelFileError(f"{folder / name} has {found} bytes, {num_bytes} were written")
         origin, progress = Origin(**manifest["origin"]), Progress(**manifest["progress"])
-        return Checkpoint(folder, origin, progress, dict(manifest["tensors"]))
+        return Checkpoint(folder, origin, progress, dict(manifest["engine"]), dict(manifest["tensors"]))
     except (KeyError, TypeError, AttributeError, OSError) as error:
         raise ModelFileError(f"{folder / MANIFEST} is not sound: {error!r}") from error
 
@@ -216,6 +218,16 @@ def _newest(folder: Path, tell: Tell) -> Path | None:
 # -- writing -------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    """A checkpoint that is being written; `written` gives the size of this process's file."""
+
+    written: Future[int]
+    progress: Progress
+    engine: Mapping[str, Any]
+    table: Table
+
+
 class Checkpointer:
     """Writes the checkpoints of a run. Every process makes one and calls the same methods in the same order.
 
@@ -232,7 +244,7 @@ class Checkpointer:
         self.origin = origin
         self.keep = keep
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
-        self._pending: tuple[Future[int], Progress, Table] | None = None
+        self._pending: _Pending | None = None
         if control.rank == 0:
             ensure_dir(folder)
             for left in folder.glob("step-*.tmp"):
@@ -254,7 +266,8 @@ class Checkpointer:
                 shutil.rmtree(temporary, ignore_errors=True)
                 temporary.mkdir()
         staged = shards.stage(model_state(engine) | optimizer_state(engine), self.control)
-        self._pending = (self._writer.submit(_write, temporary, staged), progress, staged.table)
+        written = self._writer.submit(_write, temporary, staged)
+        self._pending = _Pending(written, progress, engine.state_dict(), staged.table)
 
     def poll(self) -> Progress | None:
         """Return what was saved if a checkpoint became complete now.
@@ -264,9 +277,9 @@ class Checkpointer:
         """
         if self._pending is None:
             return None
-        future, *_ = self._pending
+        future = self._pending.written
         status = PENDING if not future.done() else FAILED if future.exception() else DONE
-        return None if self.control.least(status) == PENDING else self._complete(*self._pending)
+        return None if self.control.least(status) == PENDING else self._complete(self._pending)
 
     def finish(self) -> Progress | None:
         """Wait for the checkpoint that is being written, if one is, and return what was saved.
@@ -274,20 +287,21 @@ class Checkpointer:
         Raises:
             StoreError: it could not be written; the older ones are as they were.
         """
-        return None if self._pending is None else self._complete(*self._pending)
+        return None if self._pending is None else self._complete(self._pending)
 
     def close(self) -> None:
         """End the thread that writes; what is being written is not waited for by others."""
         self._writer.shutdown(wait=True)
 
-    def _complete(self, future: Future[int], progress: Progress, table: Table) -> Progress:
+    def _complete(self, pending: _Pending) -> Progress:
         self._pending = None
+        future, progress = pending.written, pending.progress
         error = future.exception()
         outcomes = self.control.gather((str(error) if error else "", 0 if error else future.result()))
         problems = [message for message, _ in outcomes if message]
         if not problems:
             sizes = {shards.file_name(rank): num_bytes for rank, (_, num_bytes) in enumerate(outcomes)}
-            problems = [each for each in [self._publish(progress, table, sizes)] if each]
+            problems = [each for each in [self._publish(pending, sizes)] if each]
         if problems:
             if self.control.rank == 0:
                 shutil.rmtree(self._temporary(progress), ignore_errors=True)
@@ -297,25 +311,26 @@ class Checkpointer:
             )
         return progress
 
-    def _publish(self, progress: Progress, table: Table, sizes: Mapping[str, int]) -> str:
+    def _publish(self, pending: _Pending, sizes: Mapping[str, int]) -> str:
         """Have the first process write the manifest and rename the folder; return what went wrong, on every process."""
         problem = ""
         if self.control.rank == 0:
             try:
-                self._rename(progress, table, sizes)
+                self._rename(pending, sizes)
             except (TuiliError, OSError) as error:
                 problem = str(error)
         return self.control.share(problem)
 
-    def _rename(self, progress: Progress, table: Table, sizes: Mapping[str, int]) -> None:
-        temporary = self._temporary(progress)
+    def _rename(self, pending: _Pending, sizes: Mapping[str, int]) -> None:
+        temporary = self._temporary(pending.progress)
         final = temporary.with_suffix("")
         manifest = {
             "version": VERSION,
             "origin": {name: getattr(self.origin, name) for name in Origin.__slots__},
-            "progress": {name: getattr(progress, name) for name in Progress.__slots__},
+            "progress": {name: getattr(pending.progress, name) for name in Progress.__slots__},
+            "engine": dict(pending.engine),
             "files": dict(sizes),
-            "tensors": table,
+            "tensors": pending.table,
         }
         write_text(temporary / MANIFEST, json.dumps(manifest) + "\n")
         if final.exists():  # of the same step, from before it was resumed from an older one

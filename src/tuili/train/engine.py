@@ -6,40 +6,30 @@ into processes and micro-batches and however many tokens of each are padding.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from tuili.errors import InputError, UsageError
+from tuili.train.mesh import build_mesh, check_layout, dp_rank
+from tuili.train.optim import local_square_sum, make_optimizer, scale_gradients
+from tuili.train.parallelize import parallelize
+from tuili.train.precision import LossScale, check_no_autocast, computing, set_tf32
+from tuili.train.schedule import IGNORED, Batch, Passes, Pipeline
 from tuili.train.spec import ParallelSpec, TrainingConfig
-
-IGNORED = -100
-"""The label of a token that has no loss."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Batch:
-    """Rows of tokens.
-
-    Attributes:
-        ids_BT: token ids.
-        labels_BT: the token to be predicted at each, which is the next one; IGNORED where there is no loss.
-    """
-
-    ids_BT: Tensor
-    labels_BT: Tensor
-
-    def __post_init__(self) -> None:
-        if self.ids_BT.ndim != 2 or self.ids_BT.shape != self.labels_BT.shape:
-            raise InputError(
-                f"ids have the shape {list(self.ids_BT.shape)}, labels {list(self.labels_BT.shape)}; both must be the "
-                "same [rows, tokens]"
-            )
+from tuili.train.split import cut, is_tied, stage_layers, stages_of
+from tuili.train.tied import TiedEmbedding
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,22 +50,41 @@ class StepReport:
 
 
 class Engine:
-    """A model under training. `build_engine` makes one.
+    """A model under training; `build_engine` makes one.
 
     Attributes:
         parts: what this process holds of the model, with the names of the whole one.
         optimizers: one for each part.
-        mesh: of the processes; None on one process.
-        dp_rank: which of the dp_size shares of a global batch this process computes.
+        spec: the layout.
+        training: how it trains.
+        mesh: of the processes; None on one.
+        device: of this process.
+        dp_rank: which share of a global batch this process computes.
+        dp_size: of how many.
     """
 
-    def __init__(self, parts: list[nn.Module], spec: ParallelSpec, training: TrainingConfig) -> None:
-        self.parts = parts
-        self.spec = spec
-        self.training = training
-        self.optimizers: list[Optimizer] = [make_optimizer(part, training) for part in parts]
-        self.mesh: DeviceMesh | None = None
-        self.dp_rank, self.dp_size = 0, spec.dp_size
+    def __init__(
+        self,
+        stages: dict[int, nn.Module],
+        spec: ParallelSpec,
+        training: TrainingConfig,
+        mesh: DeviceMesh | None,
+        device: torch.device,
+        *,
+        tied: bool,
+    ) -> None:
+        self.parts = list(stages.values())
+        self.optimizers: list[Optimizer] = [make_optimizer(part, training) for part in self.parts]
+        self.spec, self.training, self.mesh, self.device = spec, training, mesh, device
+        self.dp_rank, self.dp_size = dp_rank(mesh) if mesh is not None else 0, spec.dp_size
+        self._scale = LossScale(training)
+        self._tied = TiedEmbedding(stages, spec, mesh) if tied and mesh is not None and spec.pp > 1 else None
+        context = functools.partial(computing, training, device, is_managed=spec.dp_size > 1)
+        self._passes: Passes | Pipeline = (
+            Passes(self.parts[0], spec, context)
+            if mesh is None or spec.pp == 1
+            else Pipeline(stages, spec, mesh.get_group("pp"), device, context)
+        )
 
     def step(self, batch: Batch) -> StepReport:
         """Make one optimiser step over this process's rows of a global batch.
@@ -83,59 +92,106 @@ class Engine:
         Every process calls it, those with the same dp_rank with the same rows; all with equally many.
 
         Raises:
-            InputError: the rows don't divide into micro-batches, or no token of the global batch has a label.
+            InputError: the rows don't divide into micro-batches, differ where they must not, or no token has a label.
+            UsageError: called under autocast.
         """
-        num_tokens = self._num_tokens(batch)
-        for part in self.parts:
+        check_no_autocast(self.device)
+        num_tokens = self._agree(batch)
+        for part, optimizer in zip(self.parts, self.optimizers, strict=True):
             part.train()
-        for optimizer in self.optimizers:
             optimizer.zero_grad()
-        loss_sum = 0.0
-        for ids_bT, labels_bT in self._passes(batch):
-            loss = loss_of(self.parts[0](input_ids=ids_bT, use_cache=False).logits, labels_bT)
-            (loss / num_tokens).backward()
-            loss_sum += loss.item()
-        norm = self._finish()
-        return StepReport(
-            loss=loss_sum / num_tokens, grad_norm=norm, num_tokens=num_tokens, skipped=not math.isfinite(norm)
-        )
+        loss_sum = self._passes.train(self._to_device(batch), self._scale.factor / num_tokens)
+        if self._tied is not None:
+            self._tied.sync()
+        loss_sum, square_sum = self._sum(self._share(loss_sum), self._square_sum())
+        grad_norm = math.sqrt(square_sum) / self._scale.factor
+        is_finite = math.isfinite(grad_norm)
+        if is_finite:
+            self._update(grad_norm)
+        self._scale.update(overflowed=not is_finite)
+        return StepReport(loss=loss_sum / num_tokens, grad_norm=grad_norm, num_tokens=num_tokens, skipped=not is_finite)
 
     @torch.no_grad()
     def evaluate(self, batch: Batch) -> tuple[float, int]:
-        """Return the summed loss of a global batch in nats and its labelled tokens; called as `step` is."""
-        num_tokens = self._num_tokens(batch)
-        self.parts[0].eval()
-        losses = [
-            loss_of(self.parts[0](input_ids=ids_bT, use_cache=False).logits, labels_bT).item()
-            for ids_bT, labels_bT in self._passes(batch)
-        ]
-        return math.fsum(losses), num_tokens
+        """Return the summed loss of a global batch in nats and its labelled tokens; called as `step` is.
 
-    def _num_tokens(self, batch: Batch) -> int:
-        if len(batch.ids_BT) % self.spec.row_unit:
-            raise InputError(
-                f"{len(batch.ids_BT)} rows a process don't divide into micro-batches of {self.spec.row_unit}; change "
-                "the batch or micro_batch"
-            )
+        Raises:
+            As `step`.
+        """
+        check_no_autocast(self.device)
+        num_tokens = self._agree(batch)
+        for part in self.parts:
+            part.eval()
+        (loss_sum,) = self._sum(self._share(self._passes.evaluate(self._to_device(batch))))
+        return loss_sum, num_tokens
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint must hold beside parts and optimisers; the same on every process."""
+        return {"loss_scale": self._scale.factor, "good_steps": self._scale.good_steps}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` returned."""
+        self._scale.factor, self._scale.good_steps = float(state["loss_scale"]), int(state["good_steps"])
+
+    def _to_device(self, batch: Batch) -> Batch:
+        return Batch(ids_BT=batch.ids_BT.to(self.device), labels_BT=batch.labels_BT.to(self.device))
+
+    def _update(self, grad_norm: float) -> None:
+        """Clip the gradients and let the optimisers step."""
+        factor = 1.0 / self._scale.factor
+        if self.training.clip_norm is not None and grad_norm > self.training.clip_norm:
+            factor *= self.training.clip_norm / grad_norm
+        for part, optimizer in zip(self.parts, self.optimizers, strict=True):
+            if factor != 1.0:
+                scale_gradients(part.parameters(), factor)
+            optimizer.step()
+
+    def _square_sum(self) -> Tensor:
+        elsewhere = self._tied.counted_elsewhere if self._tied is not None else set()
+        parameters = [each for part in self.parts for each in part.parameters() if each not in elsewhere]
+        return local_square_sum(parameters, self.dp_size * self.spec.tp, self.device)
+
+    def _share(self, loss_sum: Tensor) -> Tensor:
+        """Return this process's share of the loss: every process of a tensor-parallel group has it."""
+        return loss_sum / self.spec.tp
+
+    def _sum(self, *values: Tensor) -> list[float]:
+        """Return sums over all processes."""
+        stacked = torch.stack([value.to(self.device, torch.float64) for value in values])
+        if self.mesh is not None:
+            dist.all_reduce(stacked)
+        return stacked.tolist()
+
+    def _agree(self, batch: Batch) -> int:
+        """Check that the processes' rows fit together; return the labelled tokens of the global batch."""
+        num_rows, length = batch.ids_BT.shape
         num_tokens = int((batch.labels_BT != IGNORED).sum())
-        if not num_tokens:
+        checksum = int(batch.ids_BT.sum()) + 31 * int(batch.labels_BT.sum())
+        facts = self._gather([self.dp_rank, num_rows, length, num_tokens, checksum])
+        if len(shapes := {tuple(fact[1:3]) for fact in facts}) > 1:
+            raise InputError(f"the processes have rows of different shapes, {sorted(shapes)}; give each the same")
+        shares = {tuple(fact) for fact in facts}
+        if len(shares) > self.dp_size:
+            raise InputError(
+                "processes with the same dp_rank have different rows; give the rows by Engine.dp_rank, not by the rank"
+            )
+        if num_rows == 0 or num_rows % self.spec.row_unit:
+            raise InputError(
+                f"{num_rows} rows a process don't divide into passes of {self.spec.row_unit} (micro_batch="
+                f"{self.spec.micro_batch} x {self.spec.passes}); give a multiple, or change micro_batch"
+            )
+        if not (total := sum(share[3] for share in shares)):
             raise InputError("no token of the global batch has a label, so there is no loss; give other rows")
-        return num_tokens
+        return total
 
-    def _passes(self, batch: Batch) -> list[tuple[Tensor, Tensor]]:
-        size = self.spec.micro_batch
-        return list(zip(batch.ids_BT.split(size), batch.labels_BT.split(size), strict=True))
-
-    def _finish(self) -> float:
-        """Clip the gradients and let the optimisers step, unless a gradient is not finite; return the norm before."""
-        parameters = [parameter for part in self.parts for parameter in part.parameters()]
-        norm = torch.nn.utils.get_total_norm([each.grad for each in parameters if each.grad is not None])
-        if torch.isfinite(norm):
-            if self.training.clip_norm is not None:
-                torch.nn.utils.clip_grads_with_norm_(parameters, self.training.clip_norm, norm)
-            for optimizer in self.optimizers:
-                optimizer.step()
-        return norm.item()
+    def _gather(self, numbers: list[int]) -> list[list[int]]:
+        """Return the numbers of every process."""
+        if self.mesh is None:
+            return [numbers]
+        own = torch.tensor(numbers, device=self.device)
+        every = torch.empty(dist.get_world_size() * len(numbers), dtype=own.dtype, device=self.device)
+        dist.all_gather_single(every, own)
+        return every.view(-1, len(numbers)).tolist()
 
 
 def build_engine(
@@ -145,36 +201,39 @@ def build_engine(
     *,
     device: torch.device | None = None,
 ) -> Engine:
-    """Return an engine for a model, which every process must make alike.
+    """Return an engine for a model; called by every process of the layout.
 
     Args:
-        make_model: returns a Hugging Face decoder: `model(input_ids=..., use_cache=False).logits`.
+        make_model: returns a Hugging Face decoder, with the same weights on every process.
         spec: the layout.
         training: how to train.
         device: of this process; None: the CPU.
+
+    Raises:
+        UsageError: the layout is impossible for the model or the number of processes, or the model is parallel already.
     """
-    if spec.world_size > 1:
-        raise UsageError(f"the layout needs {spec.world_size} processes, this is one")
-    return Engine([make_model().to(device or torch.device("cpu"))], spec, training)
+    device = device or torch.device("cpu")
+    set_tf32(training, device)
+    mesh = build_mesh(spec, device.type)
+    model = make_model()
+    _check_plain(model)
+    check_layout(spec, model.config)
+    tied = is_tied(model)
+    stages = {0: model}
+    if mesh is not None and spec.pp > 1:
+        layers = stage_layers(spec, model.config.num_hidden_layers)  # type: ignore[union-attr, arg-type]
+        stages = {stage: cut(model, layers[stage]) for stage in stages_of(spec, mesh.get_local_rank("pp"))}
+    del model
+    stages = {stage: parallelize(part.to(device), spec, training, mesh) for stage, part in stages.items()}
+    return Engine(stages, spec, training, mesh, device, tied=tied)
 
 
-def make_optimizer(part: nn.Module, training: TrainingConfig) -> Optimizer:
-    """Return AdamW over a part; vectors have no weight decay."""
-    parameters = [each for each in part.parameters() if each.requires_grad]
-    groups = [
-        {"params": [each for each in parameters if each.ndim > 1], "weight_decay": training.weight_decay},
-        {"params": [each for each in parameters if each.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
-        lr=training.learning_rate,
-        betas=(training.beta1, training.beta2),
-        eps=training.epsilon,
-    )
-
-
-def loss_of(logits_BTV: Tensor, labels_BT: Tensor) -> Tensor:
-    """Return the summed cross-entropy of the labelled tokens, in nats and float32."""
-    return nn.functional.cross_entropy(
-        logits_BTV.flatten(0, 1).float(), labels_BT.flatten(), ignore_index=IGNORED, reduction="sum"
-    )
+def _check_plain(model: nn.Module) -> None:
+    """Check that nothing has parallelised a model yet."""
+    if isinstance(model, DistributedDataParallel | FSDPModule) or any(
+        isinstance(parameter, DTensor) for parameter in model.parameters()
+    ):
+        raise UsageError(
+            f"the model is a {type(model).__name__} that is parallel already, which the layout can't be applied to (a "
+            "DistributedDataParallel can't hold matrices that are cut at all); return the plain model"
+        )

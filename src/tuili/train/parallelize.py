@@ -1,0 +1,39 @@
+"""Parallelism, applied from outside: one function for what lies within a pipeline stage."""
+
+from __future__ import annotations
+
+from torch import nn
+from torch.distributed._composable import checkpoint
+from torch.distributed._composable.replicate_with_fsdp import replicate
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+
+from tuili.train.mesh import data_mesh
+from tuili.train.precision import policy
+from tuili.train.spec import ParallelSpec, TrainingConfig
+from tuili.train.split import decoder_layers
+from tuili.train.tensor import shard_tensors
+
+
+def parallelize(part: nn.Module, spec: ParallelSpec, training: TrainingConfig, mesh: DeviceMesh | None) -> nn.Module:
+    """Cut matrices over processes, mark layers to be computed again, share or copy parameters; names stay as they are.
+
+    Gradients are summed over data-parallel processes, not averaged: the loss is divided by the global number of tokens.
+    """
+    if mesh is not None and spec.tp > 1:
+        shard_tensors(part, mesh["tp"])
+    if training.activation_checkpointing:
+        for layer in decoder_layers(part):
+            checkpoint(layer)
+    if mesh is None or (over := data_mesh(mesh, spec)) is None:
+        return part
+    for module in (*decoder_layers(part), part):
+        if spec.dp_shard > 1:
+            fully_shard(module, mesh=over, mp_policy=policy(training), reshard_after_forward=spec.pp == 1)
+        else:
+            replicate(module, mesh=over, mp_policy=policy(training))
+    for module in part.modules():
+        if isinstance(module, FSDPModule):
+            module.set_gradient_divide_factor(1.0)
+            module.set_force_sum_reduction_for_comms(True)
+    return part
