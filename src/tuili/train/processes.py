@@ -83,7 +83,7 @@ def _own(store: Any) -> Any:
 
 @contextlib.contextmanager
 def _explained(patience_s: float) -> Iterator[None]:
-    """Turn a broken connection into an error for people; if a process died, the heartbeat names it first and ends us."""
+    """Turn a broken connection into an error for people; of a process that died the heartbeat tells first."""
     try:
         yield
     except RuntimeError as error:
