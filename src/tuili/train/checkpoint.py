@@ -39,6 +39,7 @@ from tuili.train.shards import Staged, Table
 VERSION = 1
 MANIFEST = "checkpoint.json"
 NAME = re.compile(r"step-(\d{8,})")
+FILE = re.compile(r"rank-\d{5,}\.safetensors")
 PENDING, DONE, FAILED = 1, 2, 0
 MODEL, OPTIMIZER = "model/", "optimizer/"
 FLAT = StateDictOptions(flatten_optimizer_state_dict=True)
@@ -167,8 +168,13 @@ def open_checkpoint(folder: Path) -> Checkpoint:
         raise ModelFileError(f"{folder} has the version {manifest.get('version')!r}, this tuili reads {VERSION}")
     try:
         for name, num_bytes in manifest["files"].items():
+            if not FILE.fullmatch(name):
+                raise ModelFileError(f"{folder / MANIFEST} names the file {name!r}, which is none of a checkpoint")
             if (found := (folder / name).stat().st_size) != num_bytes:
                 raise ModelFileError(f"{folder / name} has {found} bytes, {num_bytes} were written")
+        for entry in manifest["tensors"].values():
+            if strange := {chunk["file"] for chunk in entry["chunks"]} - set(manifest["files"]):
+                raise ModelFileError(f"{folder / MANIFEST} names the file {strange.pop()!r}, which is none of its own")
         origin, progress = Origin(**manifest["origin"]), Progress(**manifest["progress"])
         return Checkpoint(folder, origin, progress, dict(manifest["engine"]), dict(manifest["tensors"]))
     except (KeyError, TypeError, AttributeError, OSError) as error:

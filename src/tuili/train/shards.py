@@ -136,6 +136,18 @@ def _check_names(folder: Path, table: Table, state: Mapping[str, Tensor]) -> Non
                 f"{folder} holds {name!r} of shape {table[name]['shape']}, this model's is {list(tensor.shape)}; "
                 "--fresh begins anew"
             )
+        check_whole(folder, table, name)
+
+
+def check_whole(folder: Path, table: Table, name: str) -> None:
+    """Check that the parts of a tensor, which do not overlap, add up to it.
+
+    Raises:
+        ModelFileError: they don't.
+    """
+    num_there = sum(math.prod(chunk["sizes"]) for chunk in table[name]["chunks"])
+    if num_there != math.prod(table[name]["shape"]):
+        raise ModelFileError(f"the parts of {name!r} in {folder} hold {num_there} numbers of {table[name]['shape']}")
 
 
 def _metadata(table: Table) -> Metadata:
@@ -204,13 +216,11 @@ def whole(files: Files, table: Table, name: str) -> Tensor:
     Raises:
         ModelFileError: a part is missing or damaged.
     """
+    check_whole(files.folder, table, name)
     entry = table[name]
     full = torch.empty(entry["shape"], dtype=dtype_of(entry))
     for chunk in entry["chunks"]:
         spans = zip(chunk["offsets"], chunk["sizes"], strict=True)
         part = files.part(chunk["file"], chunk_name(name, chunk["offsets"]))
         full[tuple(slice(begin, begin + size) for begin, size in spans)] = part
-    num_filled = sum(math.prod(chunk["sizes"]) for chunk in entry["chunks"])
-    if num_filled != full.numel():
-        raise ModelFileError(f"the parts of {name!r} in {files.folder} hold {num_filled} numbers of {full.numel()}")
     return full
