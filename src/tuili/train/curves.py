@@ -62,4 +62,5 @@ def _draw_loss(axes: Any, steps: Sequence[dict[str, Any]], evaluations: Sequence
             f"{losses[-1]:.3f}", (places[-1], losses[-1]), (-4, 9), textcoords="offset points", ha="right",
             fontsize=9, color=ACCENT,
         )  # fmt: skip
-    axes.legend(frameon=False, fontsize=8, labelcolor=SOFT)
+    if axes.lines:
+        axes.legend(frameon=False, fontsize=8, labelcolor=SOFT)

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import importlib.util
 import math
-from collections.abc import Callable, Mapping
+import traceback
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from tuili.config import closest
-from tuili.errors import UsageError
+from tuili.errors import TuiliError, UsageError
 from tuili.train.spec import ParallelSpec, TrainingConfig
 
 FOLDER = Path("recipes")
@@ -185,26 +186,32 @@ def find_recipe(name: str) -> Recipe:
     if not path.is_file():
         known = sorted(file.stem for file in FOLDER.glob("*.py"))
         raise UsageError(f"there is no recipe {path}; {closest(Path(place).stem, known)}")
-    made = _function(path, function or DEFAULT_FUNCTION)()
+    made = _called(path, function or DEFAULT_FUNCTION)
     if not isinstance(made, Recipe):
         raise UsageError(f"{path}:{function or DEFAULT_FUNCTION} gives a {type(made).__name__}, a Recipe is needed")
     return made
 
 
-def _function(path: Path, name: str) -> Callable[[], Any]:
-    spec = importlib.util.spec_from_file_location(f"tuili_recipe_{path.stem}", path)
+def _called(path: Path, name: str) -> Any:
+    """Run a recipe's file and call one of its functions; what that raises becomes a message with file and line."""
+    spec = importlib.util.spec_from_file_location(f"tuili_recipe_{path.stem}", path.resolve())
     if spec is None or spec.loader is None:
         raise UsageError(f"{path} can't be run as Python")
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except (SyntaxError, ImportError, NameError) as error:
-        raise UsageError(f"the recipe {path} can't be run: {type(error).__name__}: {error}") from error
-    found = getattr(module, name, None)
-    if not callable(found):
-        functions = [key for key, value in vars(module).items() if callable(value) and not isinstance(value, type)]
-        raise UsageError(f"{path} has no function {name!r}; {closest(name, functions)}")
-    return found  # type: ignore[no-any-return]
+        found = getattr(module, name, None)
+        if callable(found):
+            return found()
+    except TuiliError:
+        raise
+    except Exception as error:
+        own = str(path.resolve())
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == own]
+        where = f"{path}:{lines[-1]}" if lines else path
+        raise UsageError(f"the recipe fails: {where}: {type(error).__name__}: {error}") from error
+    functions = [key for key, value in vars(module).items() if callable(value) and not isinstance(value, type)]
+    raise UsageError(f"{path} has no function {name!r}; {closest(name, functions)}")
 
 
 def _at_least(name: str, value: object, least: int) -> None:
