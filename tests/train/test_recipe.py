@@ -51,7 +51,7 @@ def test_a_recipe_is_found_by_name_by_file_and_by_function(recipes):
         ("recipes/none.py", "no recipe recipes/none.py"),
         ("mine:recpe", "no function 'recpe'; did you mean 'recipe'"),
         ("mine:other", "gives a int, a Recipe is needed"),
-        ("mine:broken", r"mine\.py:14: NameError: name 'undefined'"),
+        ("mine:broken", r"mine\.py:12: NameError: name 'undefined'"),
         ("syntax", "SyntaxError"),
         ("imports", r"imports\.py:1: ModuleNotFoundError"),
     ],

@@ -170,7 +170,7 @@ class _Run:
             is_last = step == recipe.steps
             if self.data.held_out is not None and (is_last or step % recipe.evaluate_every == 0):
                 self._evaluate()
-            if not is_last and step % recipe.checkpoints.every == 0:
+            if not is_last and not self.num_skipped and step % recipe.checkpoints.every == 0:
                 self._save()
             else:
                 self._guarded(self.checkpointer.poll)
@@ -227,9 +227,9 @@ class _Run:
         if self.num_skipped >= self.recipe.max_skipped:
             raise TuiliError(
                 f"{self.num_skipped} steps in a row had a loss or a gradient that is not finite, the last one step "
-                f"{self.progress.step} with a loss of {report.loss}; they changed nothing. Lower "
+                f"{self.progress.step} with a loss of {report.loss}; they changed nothing and were not saved. Lower "
                 "training.learning_rate, raise rate.warm_up, or set training.precision=float32; the same command then "
-                "goes on from the last checkpoint"
+                f"goes on from the last checkpoint, or from the one before if you remove the newest in {self.folder}"
             )
 
     def _evaluate(self) -> None:
