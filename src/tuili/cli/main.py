@@ -25,6 +25,7 @@ VERBS = {
     "generate": "Have a decoder read a long document and answer, sparsely and faster.",
     "distill": "Train gates for a decoder from its own attention.",
     "calibrate": "Choose what each layer of a decoder reads, from measured loss.",
+    "train": "Train a model by a recipe, on one process or many; can be stopped and gone on with.",
     "doctor": "Check the installation and say how to mend it.",
 }
 INTERRUPTED = 130
