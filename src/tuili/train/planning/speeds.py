@@ -49,7 +49,7 @@ def split_layers(
             low = middle
         else:
             best, high = found, slowest(layer_costs, found, speeds, first_extra, last_extra)
-        if high - low <= 1e-12 * high:
+        if high - low <= 1e-9 * high:
             break
     return best
 
