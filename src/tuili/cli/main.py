@@ -25,6 +25,7 @@ VERBS = {
     "generate": "Have a decoder read a long document and answer, sparsely and faster.",
     "distill": "Train gates for a decoder from its own attention.",
     "calibrate": "Choose what each layer of a decoder reads, from measured loss.",
+    "plan": "Rank the ways to lay out training on a cluster, by predicted step time.",
     "doctor": "Check the installation and say how to mend it.",
 }
 INTERRUPTED = 130

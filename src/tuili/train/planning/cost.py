@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
 from tuili.errors import InputError
 from tuili.train.planning.devices import Cluster, Node
-from tuili.train.planning.layers import ELEMENT, Parts, Pass, ends_pass, layer_pass
+from tuili.train.planning.layers import ELEMENT, Parts, Pass, ends_pass, every_other, layer_pass
 from tuili.train.planning.layout import Layout, Practice
-from tuili.train.planning.memory import MASTER, MOMENTS, Memory, memory_of
-from tuili.train.planning.models import Model
+from tuili.train.planning.memory import MASTER, MOMENTS, Memory, stage_memory
+from tuili.train.planning.models import Model, Reading
 from tuili.train.planning.speeds import split_layers
 
 EXPOSED = 0.05
@@ -153,16 +154,14 @@ def price(job: Job, layout: Layout) -> Step:
     """Return what a step takes under a layout that has no problems."""
     model, practice, seq = job.model, job.practice, job.seq
     num_micro = job.batch // (layout.data * layout.micro_batch)
-    nodes = job.cluster.nodes_of_stages(layout.pp) or []
-    counts = _split(model, tuple(nodes), _core(layout), practice, seq, layout.pp, layout.virtual)
+    nodes, counts = _placed(job, layout)
     stages = _stages(job, layout, nodes, counts)
-    at = max(range(layout.pp), key=lambda stage: stages[stage].total)
-    slowest = stages[at]
+    slowest = max(stages, key=lambda stage: stage.total)
     bubble = (sum(stage.total for stage in stages) - slowest.total) * _bubble_share(layout, slowest)
     steady = (slowest.forward + slowest.backward).times(num_micro)
     params = stage_params(model, layout, counts)
-    memories = memory_of(model, layout, practice, seq, num_micro, counts)
-    fullest = max(range(layout.pp), key=lambda stage: memories[stage].total / nodes[stage].device.memory_gib)
+    ranks = _different(layout, nodes, counts)
+    memory, memory_limit = fullest(job, layout)
     return Step(
         layout=layout,
         num_micro=num_micro,
@@ -174,17 +173,43 @@ def price(job: Job, layout: Layout) -> Step:
         bubble=bubble,
         pipeline=num_micro * _hop(job, layout, nodes),
         data=max(
-            _data(job, layout, node, stage, num_micro, held, sum(counts[rank :: layout.pp]))
-            for rank, (node, stage, held) in enumerate(zip(nodes, stages, params, strict=True))
+            _data(job, layout, nodes[rank], stages[rank], num_micro, params[rank], sum(counts[rank :: layout.pp]))
+            for rank in ranks
         ),
-        optimiser=max(_optimiser(job, layout, node, held) for node, held in zip(nodes, params, strict=True)),
-        memory=memories[fullest],
-        memory_limit=nodes[fullest].device.memory_gib,
+        optimiser=max(_optimiser(job, layout, nodes[rank], params[rank]) for rank in ranks),
+        memory=memory,
+        memory_limit=memory_limit,
         tokens=job.batch * seq,
         operations=job.batch * seq * model.operations_per_token(seq),
         recomputed=job.batch * seq * recomputed_operations(model, layout, practice, seq),
         peak=job.cluster.peak,
     )
+
+
+def fullest(job: Job, layout: Layout) -> tuple[Memory, float]:
+    """Return what the fullest device holds, and what it can hold, in GiB."""
+    num_micro = job.batch // (layout.data * layout.micro_batch)
+    nodes, counts = _placed(job, layout)
+    held = [
+        (stage_memory(job.model, layout, job.practice, job.seq, num_micro, counts, rank), nodes[rank].device.memory_gib)
+        for rank in _different(layout, nodes, counts)
+    ]
+    return max(held, key=lambda pair: pair[0].total / pair[1])
+
+
+def _placed(job: Job, layout: Layout) -> tuple[tuple[Node, ...], tuple[int, ...]]:
+    """Return the node of each stage and the layers of each chunk."""
+    nodes = tuple(job.cluster.nodes_of_stages(layout.pp) or ())
+    return nodes, _split(job.model, nodes, _core(layout), job.practice, job.seq, layout.pp, layout.virtual)
+
+
+def _different(layout: Layout, nodes: Sequence[Node], counts: tuple[int, ...]) -> list[int]:
+    """Return the first rank of each sort: with the same device, number of layers, and ends of the model."""
+    sorts: dict[tuple[int, int, bool, bool], int] = {}
+    for rank in range(layout.pp):
+        ends = rank == 0, rank == layout.pp - 1
+        sorts.setdefault((id(nodes[rank]), sum(counts[rank :: layout.pp]), *ends), rank)
+    return list(sorts.values())
 
 
 # -- stages --------------------------------------------------------------------------------------
@@ -201,12 +226,12 @@ def _core(layout: Layout) -> Layout:
 
 
 @lru_cache(maxsize=4096)
-def _passes(model: Model, node: Node, core: Layout, practice: Practice, seq: int) -> tuple[tuple[Pass, ...], Pass, Pass]:
-    """Return the time of each layer, of the embedding, and of the output layer."""
-    by_reading = {
-        reading: layer_pass(model, reading, node, core, practice, seq) for reading in set(model.readings)
-    }
-    return tuple(by_reading[reading] for reading in model.readings), *ends_pass(model, node, core, practice, seq)
+def _passes(
+    model: Model, node: Node, core: Layout, practice: Practice, seq: int
+) -> tuple[dict[Reading, Pass], Pass, Pass]:
+    """Return the time of each sort of layer, of the embedding, and of the output layer."""
+    by_reading = {reading: layer_pass(model, reading, node, core, practice, seq) for reading in set(model.readings)}
+    return by_reading, *ends_pass(model, node, core, practice, seq)
 
 
 @lru_cache(maxsize=4096)
@@ -214,32 +239,31 @@ def _split(
     model: Model, nodes: tuple[Node, ...], core: Layout, practice: Practice, seq: int, pp: int, virtual: int
 ) -> tuple[int, ...]:
     """Return the layers of each chunk; a chunk on a faster device gets more."""
-    passes, first, last = _passes(model, nodes[0], core, practice, seq)
-    own = {node: sum(one.total for one in _passes(model, node, core, practice, seq)[0]) for node in set(nodes)}
+    by_reading, first, last = _passes(model, nodes[0], core, practice, seq)
+    own = {}
+    for node in dict.fromkeys(nodes):
+        times = _passes(model, node, core, practice, seq)[0]
+        own[node] = sum(times[reading].total for reading in model.readings)
     speeds = [own[nodes[0]] / own[nodes[at % pp]] for at in range(pp * virtual)]
-    return tuple(split_layers([one.total for one in passes], speeds, first.total, last.total))
+    costs = [by_reading[reading].total for reading in model.readings]
+    return tuple(split_layers(costs, speeds, first.total, last.total))
 
 
 def _stages(job: Job, layout: Layout, nodes: Sequence[Node], counts: tuple[int, ...]) -> list[Pass]:
     """Return what one micro-batch takes on each rank of the pipeline, all chunks of the rank together."""
     stages = [Pass(Parts(), Parts())] * layout.pp
-    start = 0
+    readings, start = job.model.readings, 0
     for at, count in enumerate(counts):
         rank = at % layout.pp
-        passes, first, last = _passes(job.model, nodes[rank], _core(layout), job.practice, job.seq)
-        for one in _runs(passes[start : start + count]):
-            stages[rank] = stages[rank] + one
+        by_reading, first, last = _passes(job.model, nodes[rank], _core(layout), job.practice, job.seq)
+        for reading, number in Counter(readings[start : start + count]).items():
+            stages[rank] = stages[rank] + by_reading[reading].times(number)
         if at == 0:
             stages[rank] = stages[rank] + first
         if at == len(counts) - 1:
             stages[rank] = stages[rank] + last
         start += count
     return stages
-
-
-def _runs(passes: tuple[Pass, ...]) -> list[Pass]:
-    """Return the sums of equal passes, so that a model of one kind of layer takes one addition."""
-    return [one.times(passes.count(one)) for one in dict.fromkeys(passes)]
 
 
 def stage_params(model: Model, layout: Layout, counts: tuple[int, ...]) -> list[float]:
@@ -332,4 +356,6 @@ def recomputed_operations(model: Model, layout: Layout, practice: Practice, seq:
         return sum(matrices) + attention
     if layout.recompute == "none":
         return 0.0
-    return matrices[1] + matrices[2] / 2 if practice.flash else attention
+    if not practice.flash:
+        return attention
+    return sum(share * matrix for share, matrix in zip(every_other(model), matrices, strict=True))

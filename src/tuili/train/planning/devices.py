@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import tomllib
 from collections.abc import Mapping
@@ -148,9 +149,12 @@ def one_kind(device: Device, num_devices: int, per_node: int | None = None) -> C
 
 @cache
 def devices() -> Mapping[str, Device]:
-    """Return the kinds of devices by name."""
-    text = (resources.files(__package__) / "data" / "devices.toml").read_text(encoding="utf-8")
-    return {name: Device(name=name, **values) for name, values in tomllib.loads(text).items()}
+    """Return the kinds of devices by name; what is fitted for a family holds for all of its members."""
+    folder = resources.files(__package__) / "data"
+    fitted = json.loads((folder / "fitted.json").read_text(encoding="utf-8"))
+    kinds = tomllib.loads((folder / "devices.toml").read_text(encoding="utf-8"))
+    families = {name: fitted.get(values.pop("family", ""), {}) for name, values in kinds.items()}
+    return {name: Device(name=name, **values, **families[name]) for name, values in kinds.items()}
 
 
 def device(name: str) -> Device:

@@ -90,7 +90,7 @@ def layer_pass(model: Model, reading: Reading, node: Node, layout: Layout, pract
     tensor, tensor_backward = _tensor(model, node, layout, practice, tokens, to_weights)
     forward = Parts(sum(matrices), attention, elementwise, tensor)
     backward = Parts(to_inputs + to_weights, attention_backward, elementwise_backward + accumulated, tensor_backward)
-    return Pass(forward, backward + _recomputed(layout, practice, forward, matrices))
+    return Pass(forward, backward + _recomputed(model, layout, practice, forward, matrices))
 
 
 def _shapes(model: Model, tp: int) -> list[tuple[float, float]]:
@@ -160,18 +160,26 @@ def _tensor(
     return both, max(0.0, both - to_weights) if practice.overlap_tensor == "backward" else both
 
 
-def _recomputed(layout: Layout, practice: Practice, forward: Parts, matrices: list[float]) -> Parts:
-    """Return what the backward pass computes again of the forward pass.
-
-    Every other matrix of q, k, v, o, gate, up, down, as torchtitan counts them: k, o and up; k is left out.
-    """
+def _recomputed(model: Model, layout: Layout, practice: Practice, forward: Parts, matrices: list[float]) -> Parts:
+    """Return what the backward pass computes again of the forward pass."""
     if layout.recompute == "full":
         return forward
     if layout.recompute == "none":
         return Parts()
     if not practice.flash:
         return Parts(attention=forward.attention)
-    return Parts(matmul=matrices[1] + matrices[2] / 2, elementwise=forward.elementwise)
+    again = sum(share * matrix for share, matrix in zip(every_other(model), matrices, strict=True))
+    return Parts(matmul=again, elementwise=forward.elementwise)
+
+
+def every_other(model: Model) -> tuple[float, float, float, float]:
+    """Return the share of each of the layer's matrices that is computed again when every other one is.
+
+    Of q, k, v, o, gate, up, down, as torchtitan counts them, k, o and up; of q, k, v, o, up, down the second, fourth
+    and sixth.
+    """
+    keys = model.kv_width / (model.attention_width + 2 * model.kv_width)
+    return (keys, 1.0, 0.5, 0.0) if model.gated else (keys, 1.0, 0.0, 1.0)
 
 
 def ends_pass(model: Model, node: Node, layout: Layout, practice: Practice, seq: int) -> tuple[Pass, Pass]:

@@ -67,6 +67,7 @@ class Practice:
         overlap_tensor: what hides behind products: no tensor communication, that of the backward pass, or all of it.
         overlap_gather, overlap_reduce: parameters, gradients travel while layers compute.
         scatter_gather: what goes to the next stage is cut over tensor ranks and gathered again in the node.
+        chunked_loss: logits are computed a few at a time, so that they take no memory worth counting.
         rails: whether a ring between nodes uses the slow links of all its members in a node, or one.
     """
 
@@ -79,6 +80,7 @@ class Practice:
     overlap_gather: bool = True
     overlap_reduce: bool = True
     scatter_gather: bool = False
+    chunked_loss: bool = False
     rails: bool = True
 
     def __post_init__(self) -> None:

@@ -34,16 +34,10 @@ class Memory:
         return self.parameters + self.gradients + self.optimiser + self.activations
 
 
-def memory_of(
-    model: Model, layout: Layout, practice: Practice, seq: int, num_micro: int, counts: tuple[int, ...]
-) -> list[Memory]:
-    """Return what a device of each stage holds; `counts`: layers of each chunk of the pipeline."""
-    return [_stage(model, layout, practice, seq, num_micro, counts, rank) for rank in range(layout.pp)]
-
-
-def _stage(
+def stage_memory(
     model: Model, layout: Layout, practice: Practice, seq: int, num_micro: int, counts: tuple[int, ...], rank: int
 ) -> Memory:
+    """Return what a device of one stage holds; `counts`: layers of each chunk of the pipeline."""
     num_layers = sum(counts[rank :: layout.pp])
     is_first, is_last = rank == 0, rank == layout.pp - 1
     params = num_layers * model.layer_params
@@ -104,10 +98,11 @@ def _layer_bytes(model: Model, layout: Layout, practice: Practice, seq: int, *, 
         scores = 4.0 * model.num_heads
     else:
         scores = 0.0 if is_selective else 5.0 * model.num_heads * seq
-    if model.biases:
+    if is_selective and practice.flash:
+        masks = 2.0 * hidden if model.biases else 0.0
+        whole, split = 4.0 * hidden + masks, 4.0 * width + 2.0 * kv + 2.0 * model.mlp
+    elif model.biases:
         whole, split = 10.0 * hidden, 8.0 * width + 4.0 * model.mlp
-    elif is_selective and practice.flash:
-        whole, split = 4.0 * hidden, 4.0 * width + 2.0 * kv + 2.0 * model.mlp
     else:
         copies = 0.0 if practice.fused else 16.0 * hidden
         whole, split = 8.0 * hidden + copies, 4.0 * width + 4.0 * kv + 6.0 * model.mlp
@@ -122,5 +117,5 @@ def _working(model: Model, layout: Layout, practice: Practice, seq: int, is_last
     """Return the bytes that one micro-batch needs for a moment: a layer computed again, or logits and gradients."""
     tokens = layout.micro_batch * seq
     again = _layer_bytes(model, layout, practice, seq, is_selective=False) if layout.recompute == "full" else 0.0
-    logits = model.vocab / layout.tp * LOGIT if is_last else 0.0
+    logits = model.vocab / layout.tp * LOGIT if is_last and not practice.chunked_loss else 0.0
     return tokens * max(again, logits)

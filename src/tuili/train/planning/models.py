@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -21,6 +22,7 @@ class Reading:
         keys: how many keys a token reads exactly; 0 for "dense".
         block: keys per mean of "pooled", keys per gate key of "sparse".
         gate_width: width of the gate's queries and keys; only of "sparse".
+        beam: groups of 256 keys whose gate keys a token scores, chosen by their means; 0: all. Only of "sparse".
 
     Raises:
         UsageError: a value is out of its bounds.
@@ -30,6 +32,7 @@ class Reading:
     keys: int = 0
     block: int = 0
     gate_width: int = 0
+    beam: int = 0
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -49,10 +52,18 @@ class Reading:
         return exact
 
     def gate_operations(self, seq: int) -> float:
-        """Return the multiply-adds a token of the gate: one score of `gate_width` products for each earlier gate key."""
-        return self.gate_width * (seq + 1) / (2 * self.block) if self.kind == "sparse" else 0.0
+        """Return the multiply-adds a token of the gate: one product of `gate_width` for each gate key that is scored."""
+        if self.kind != "sparse":
+            return 0.0
+        earlier = (seq + 1) / 2
+        if self.beam == 0:
+            return self.gate_width * earlier / self.block
+        chosen = min(float(self.beam * GROUP), earlier)
+        return self.gate_width * (earlier / GROUP + chosen / self.block)
 
 
+GROUP = 256
+"""Keys of a group whose mean gate key a beam compares."""
 KINDS = ("dense", "window", "sparse", "pooled")
 DENSE = Reading()
 
@@ -164,12 +175,14 @@ class Model:
 
     def attention_operations(self, seq: int) -> float:
         """Return the floating-point operations a token of the forward pass outside the matrices: scores, sums, gates."""
-        each = (
-            4 * self.attention_width * reading.keys_per_token(seq)
-            + 2 * self.num_kv_heads * reading.gate_operations(seq)
-            for reading in self.readings
+        return sum(
+            number
+            * (
+                4 * self.attention_width * reading.keys_per_token(seq)
+                + 2 * self.num_kv_heads * reading.gate_operations(seq)
+            )
+            for reading, number in Counter(self.readings).items()
         )
-        return sum(each)
 
     def operations_per_token(self, seq: int) -> float:
         """Return the floating-point operations a token of a training step without recomputation (forward and backward).

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from tuili.errors import InputError
-from tuili.train.planning.cost import Job, Step, price, problems
+from tuili.train.planning.cost import Job, Step, fullest, price, problems
 from tuili.train.planning.devices import Cluster, Group
 from tuili.train.planning.layout import RECOMPUTES, Layout
 from tuili.train.planning.memory import HEADROOM
@@ -63,32 +63,33 @@ def search(job: Job, choices: Choices | None = None) -> Plan:
         InputError: no layout is possible, or none fits; the message says what would.
     """
     choices = choices or Choices()
-    ranked, large, reasons = [], [], Counter[str]()
+    ranked: list[Step] = []
+    large: list[tuple[float, Layout]] = []
+    reasons = Counter[str]()
     for layout in candidates(job, choices):
         found = problems(job, layout)
         if found:
             reasons[found[0]] += 1
             continue
-        step = price(job, layout)
-        (ranked if fits(step) else large).append(step)
+        memory, limit = fullest(job, layout)
+        if memory.total <= limit * (1 - HEADROOM):
+            ranked.append(price(job, layout))
+        else:
+            large.append((memory.total / limit, layout))
     if not ranked and not large:
         raise InputError(_none_possible(job, reasons))
-    large.sort(key=_excess)
+    large.sort(key=lambda pair: pair[0])
     if not ranked:
-        raise InputError(_none_fits(job, choices, large[0]))
+        raise InputError(_none_fits(job, choices, price(job, large[0][1])))
     ranked.sort(key=lambda step: (step.total, step.memory.total))
     return Plan(
         job=job,
         ranked=tuple(ranked),
-        misses=tuple(large[:3]),
+        misses=tuple(price(job, layout) for _, layout in large[:3]),
         num_too_large=len(large),
         num_impossible=sum(reasons.values()),
         reasons=tuple(reasons.most_common(3)),
     )
-
-
-def _excess(step: Step) -> float:
-    return step.memory.total / step.memory_limit
 
 
 # -- candidates ----------------------------------------------------------------------------------
