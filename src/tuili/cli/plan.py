@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tuili.train.planning.cost import Job
     from tuili.train.planning.devices import Cluster
     from tuili.train.planning.models import Model
-    from tuili.train.planning.search import Choices, Plan
+    from tuili.train.planning.search import Choices
 
 SIZES = {
     "layers": "num_layers",
@@ -87,7 +87,9 @@ class Options:
 @click.option("--batch", type=click.IntRange(min=1), metavar="N", help="Sequences a step, of all devices together.")
 @click.option("--seq", type=click.IntRange(min=1), default=2048, show_default=True, metavar="N", help="Tokens each.")
 @click.option("--dtype", type=click.Choice(["bf16", "fp8"]), default="bf16", show_default=True, help="Of products.")
-@click.option("--recompute", type=click.Choice(RECOMPUTES), default="auto", show_default=True, help="In the backward pass.")
+@click.option(
+    "--recompute", type=click.Choice(RECOMPUTES), default="auto", show_default=True, help="In the backward pass."
+)
 @click.option("--schedule", type=click.Choice(SCHEDULES), default="auto", show_default=True, help="Of a pipeline.")
 @click.option("--fix", "fixed", metavar="NAME=N,...", help=f"Look only at layouts with these: {', '.join(FIXED)}.")
 @click.option("--one-rail", is_flag=True, help="Groups over nodes use one slow link, not those of all their members.")
@@ -100,7 +102,9 @@ class Options:
     help="Draw the best layouts (.svg, .png): parts of the time, memory.",
 )
 @click.option("--speeds", metavar="S,S,...", help="Instead: split MODEL's layers over stages of these relative speeds.")
-@click.option("--fits-batch", type=click.IntRange(min=1), metavar="N", help="Instead: for which models N sequences fit.")
+@click.option(
+    "--fits-batch", type=click.IntRange(min=1), metavar="N", help="Instead: for which models N sequences fit."
+)
 @click.option("--claim", is_flag=True, help='Instead: two readings of "100B, 72 h become 18 h", as predictions.')
 @click.option("--tables", is_flag=True, help="Instead: the published tables, and how far predictions are from them.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -122,7 +126,9 @@ def command(**given: Any) -> None:
     options = Options(**given)
     asked = [name for name in OTHER_QUESTIONS if getattr(options, name)]
     if len(asked) > 1:
-        raise UsageError(f"--{asked[0].replace('_', '-')} and --{asked[1].replace('_', '-')} are two questions; give one")
+        raise UsageError(
+            f"--{asked[0].replace('_', '-')} and --{asked[1].replace('_', '-')} are two questions; give one"
+        )
     if asked:
         _refuse_what_has_no_effect(options, asked[0])
     answer = {"speeds": _split, "fits_batch": _fits, "claim": _claim, "tables": _tables}.get("".join(asked), _plan)
@@ -193,7 +199,9 @@ def _sized(options: Options) -> Model:
     from tuili.train.planning.configs import read_config
     from tuili.train.planning.models import Model, preset, presets
 
-    sizes = {SIZES[name]: value for name, value in _numbers("--sizes", options.sizes, tuple(SIZES)).items()}
+    sizes: dict[str, Any] = {
+        SIZES[name]: value for name, value in _numbers("--sizes", options.sizes, tuple(SIZES)).items()
+    }
     if options.model is not None:
         path = Path(options.model)
         known = options.model in presets() or not path.exists()
@@ -203,7 +211,7 @@ def _sized(options: Options) -> Model:
     if missing:
         raise UsageError(f"no MODEL, and no {missing[0]} in --sizes; give a model, or {', '.join(missing)}")
     heads = max(sizes["num_heads"], 1)
-    defaults = {"num_kv_heads": sizes["num_heads"], "head_dim": max(sizes["hidden"] // heads, 1)}
+    defaults: dict[str, Any] = {"num_kv_heads": sizes["num_heads"], "head_dim": max(sizes["hidden"] // heads, 1)}
     return Model(name="your model", **{**defaults, **sizes})
 
 
@@ -216,7 +224,7 @@ def _cluster(options: Options) -> Cluster:
         if found is None:
             raise UsageError(f"--cluster {text!r}; give a kind and a number, for example a100-80:64")
         kind, count = device(found["kind"]), int(found["count"])
-        changed = {
+        changed: dict[str, Any] = {
             name: value * 1e9
             for name, value in (("fast_link", options.fast_link), ("slow_link", options.slow_link))
             if value is not None

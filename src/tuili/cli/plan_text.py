@@ -21,10 +21,11 @@ def columns(head: str, rows: Sequence[Sequence[str]]) -> list[str]:
     """Return rows below a head whose words are the columns' names, flush right but for the first."""
     table = [head.split("|"), *rows]
     widths = [max(len(row[at]) for row in table) for at in range(len(table[0]))]
-    return [
-        "  ".join(cell.ljust(width) if at == 0 else cell.rjust(width) for at, (cell, width) in enumerate(zip(row, widths, strict=True))).rstrip()
-        for row in table
-    ]  # fmt: skip
+    lines = []
+    for first, *others in table:
+        cells = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
+        lines.append("  ".join((first.ljust(widths[0]), *cells)).rstrip())
+    return lines
 
 
 def _memory_json(memory: Memory) -> dict[str, float]:
@@ -94,8 +95,8 @@ def plan_lines(plan: Plan, dense: Plan | None, top: int) -> list[str]:
     job = plan.job
     kinds = " + ".join(f"{group.num_devices} x {group.node.device.name}" for group in job.cluster.groups)
     lines = [
-        f"{job.model.name} ({job.model.num_params / 1e9:.2f}B parameters) on {kinds}, a step of {job.batch:,} sequences "
-        f"of {job.seq:,} tokens. Predicted, nothing was run:",
+        f"{job.model.name} ({job.model.num_params / 1e9:.2f}B parameters) on {kinds}, a step of {job.batch:,} "
+        f"sequences of {job.seq:,} tokens. Predicted, nothing was run:",
         "",
         *_ranked(plan.ranked[:top]),
         "",
@@ -118,14 +119,17 @@ def _ranked(steps: Sequence[Step]) -> list[str]:
             layout.recompute, f"{step.total:.3g} s", f"{step.tokens_per_s:,.0f}", f"{step.mfu:.1%}", f"{step.hfu:.1%}",
             *shares, f"{step.memory.total:.1f}",
         ])  # fmt: skip
-    return [*columns(head, rows), "dp 2x8s: 2 replicas, each sharded over 8 devices. Shares of the step are waiting times."]
+    return [
+        *columns(head, rows),
+        "dp 2x8s: 2 replicas, each sharded over 8 devices. Shares of the step are waiting times.",
+    ]
 
 
 def _against_dense(plan: Plan, dense: Plan) -> str:
     best, other = plan.ranked[0], dense.ranked[0]
     return (
-        f"With every layer dense the best layout ({name_of(other.layout)}) takes {other.total:.3g} s at this length: the "
-        f"layer plan is {other.total / best.total:.2f} times as fast; of its step {best.attention / best.total:.1%} is "
+        f"With every layer dense the best layout ({name_of(other.layout)}) takes {other.total:.3g} s at this length: "
+        f"the layer plan is {other.total / best.total:.2f} times as fast; of its step {best.attention / best.total:.1%} is "
         f"attention with its gate, of the dense one {other.attention / other.total:.1%}."
     )
 
@@ -194,6 +198,8 @@ def fits_lines(found: Mapping[str, tuple[Fit, ...]], batch: int, kind: Device, s
 
 
 def _fit_text(fit: Fit) -> str:
+    if fit.largest == 0:
+        return "not even 1"
     if fit.num_shards is None:
         return f"at most {fit.largest}"
     return f"fits, {fit.alone.total:.1f} GiB" if fit.num_shards == 1 else f"sharded {fit.num_shards}"
@@ -231,8 +237,8 @@ def claim_lines(found: Sequence[Reading]) -> list[str]:
     return [
         *lines,
         "",
-        f"The model is {mean:.1%} off in the mean and {largest:.1%} at most on {count} published A100 rows that nothing "
-        "was fitted on. No published table shows a factor of four on the same GPUs; and either way this is a run over "
+        f"The model is {mean:.1%} off in the mean and {largest:.1%} at most on {count} published A100 rows that "
+        "nothing was fitted on. No published table shows a factor of four on the same GPUs; and either way this is a run over "
         "some billion tokens, not one of 20 tokens a parameter.",
     ]
 

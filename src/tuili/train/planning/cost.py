@@ -16,7 +16,7 @@ from tuili.train.planning.models import Model, Reading
 from tuili.train.planning.speeds import split_layers
 
 EXPOSED = 0.05
-"""Share of an all-reduce behind the backward pass that nothing hides: the last bucket. Megatron and torch use ~25 MB."""
+"""Share of an all-reduce behind the backward pass that nothing hides: the last bucket."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,9 +37,7 @@ class Job:
         if self.batch < 1 or self.seq < 1:
             raise InputError(f"a batch of {self.batch} sequences of {self.seq} tokens; give at least 1 of each")
         if self.practice.fp8:
-            without = [
-                group.node.device.name for group in self.cluster.groups if not group.node.device.peak_fp8
-            ]
+            without = [group.node.device.name for group in self.cluster.groups if not group.node.device.peak_fp8]
             if without:
                 raise InputError(f"{without[0]} multiplies nothing in 8 bits; leave out fp8")
 
@@ -309,9 +307,7 @@ def _hop(job: Job, layout: Layout, nodes: Sequence[Node]) -> float:
     return 2 * layout.virtual * (sent / (layout.tp if is_cut else 1) / bandwidth + latency + gathered)
 
 
-def _data(
-    job: Job, layout: Layout, node: Node, stage: Pass, num_micro: int, params: float, num_layers: int
-) -> float:
+def _data(job: Job, layout: Layout, node: Node, stage: Pass, num_micro: int, params: float, num_layers: int) -> float:
     """Return the seconds of waiting for gradients and shards.
 
     Shards are gathered for the forward and again for the backward pass and gradients scattered, for each micro-batch,

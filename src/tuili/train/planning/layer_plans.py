@@ -17,8 +17,9 @@ NAMES = {"keep": "keys", "window": "keys", "block": "block", "sub": "block", "ga
 def parse_layer_plan(text: str) -> tuple[Reading, ...]:
     """Return what each layer reads.
 
-    Parts stand between blanks or commas: KIND:COUNT[:NAME=VALUE...]. Sparse layers take keep (keys read), sub (keys
-    per gate key), gate (the gate's width) and beam (groups of 256 keys that are scored; 0: all); windows keep; pooled ones window and block.
+    Parts stand between blanks or commas: KIND:COUNT[:NAME=VALUE...]. Sparse layers take keep (keys read), sub (keys per
+    gate key), gate (the gate's width) and beam (groups of 256 keys that are scored; 0: all); windows take keep, pooled
+    layers window and block.
 
     Raises:
         UsageError: a part can't be read.

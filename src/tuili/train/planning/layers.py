@@ -120,7 +120,9 @@ def _attention(
     return products + device.memory_time(9 * scores), 2 * products + device.memory_time(11 * scores)
 
 
-def _elementwise(model: Model, device: Device, layout: Layout, practice: Practice, tokens: float) -> tuple[float, float]:
+def _elementwise(
+    model: Model, device: Device, layout: Layout, practice: Practice, tokens: float
+) -> tuple[float, float]:
     """Return the seconds of norms, residuals, dropout, activations and rotations, forward and backward."""
     whole, split, whole_backward, split_backward = _traffic(model, practice)
     shared = layout.tp if layout.sequence_parallel else 1
@@ -151,8 +153,8 @@ def _tensor(
     """Return the seconds in which tensor slices wait for each other, forward and backward.
 
     Two all-reduces (or all-gather and reduce-scatter) forward, two backward; what is cut into as many pieces as there
-    are slices waits for the first piece only; in the backward pass, gradients of weights can hide it. Source: Shoeybi et al. 2019
-    (arXiv:1909.08053), section 3; Korthikanti et al. 2022 (arXiv:2205.05198), section 4.2.2.
+    are slices waits for the first piece only; in the backward pass, gradients of weights can hide it. Source: Shoeybi
+    et al. 2019 (arXiv:1909.08053), section 3; Korthikanti et al. 2022 (arXiv:2205.05198), section 4.2.2.
     """
     both = 2 * 2 * node.gather_time(ELEMENT * tokens * model.hidden, 1, layout.tp)
     if practice.overlap_tensor == "all":

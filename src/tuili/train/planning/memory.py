@@ -94,10 +94,8 @@ def activation_bytes(model: Model, layout: Layout, practice: Practice, seq: int)
 
 def _layer_bytes(model: Model, layout: Layout, practice: Practice, seq: int, *, is_selective: bool) -> float:
     width, kv, hidden = model.attention_width, model.kv_width, model.hidden
-    if practice.flash:
-        scores = 4.0 * model.num_heads
-    else:
-        scores = 0.0 if is_selective else 5.0 * model.num_heads * seq
+    stored = 0.0 if is_selective else 5.0 * model.num_heads * seq
+    scores = 4.0 * model.num_heads if practice.flash else stored
     if is_selective and practice.flash:
         masks = 2.0 * hidden if model.biases else 0.0
         whole, split = 4.0 * hidden + masks, 4.0 * width + 2.0 * kv + 2.0 * model.mlp

@@ -52,7 +52,7 @@ class Reading:
         return exact
 
     def gate_operations(self, seq: int) -> float:
-        """Return the multiply-adds a token of the gate: one product of `gate_width` for each gate key that is scored."""
+        """Return the multiply-adds a token of the gate: `gate_width` for each gate key that is scored."""
         if self.kind != "sparse":
             return 0.0
         earlier = (seq + 1) / 2
@@ -174,7 +174,7 @@ class Model:
         return replace(self, layer_plan=layer_plan)
 
     def attention_operations(self, seq: int) -> float:
-        """Return the floating-point operations a token of the forward pass outside the matrices: scores, sums, gates."""
+        """Return the operations a token of the forward pass outside the matrices: scores, sums, gates."""
         return sum(
             number
             * (

@@ -63,7 +63,9 @@ def _stack(axes: Any, steps: tuple[Step, ...], parts: Any, value: Any) -> None:
     for name, label, color in parts:
         widths = [value(step, name) for step in steps]
         if max(widths) > 0.001 * max(sum(value(step, other) for other, _, _ in parts) for step in steps):
-            axes.barh(places, widths, left=left, color=color, label=label, height=0.62, edgecolor="white", linewidth=0.6)
+            axes.barh(
+                places, widths, left=left, color=color, label=label, height=0.62, edgecolor="white", linewidth=0.6
+            )
         left = [start + width for start, width in zip(left, widths, strict=True)]
 
 
@@ -78,11 +80,14 @@ def _label(times: Any, memories: Any, steps: tuple[Step, ...], plan: Plan) -> No
     limit = max(step.memory_limit for step in steps)
     memories.axvline(limit, color="#c85a54", linewidth=1.4)
     memories.axvline(max(usable_gib(step) for step in steps), color="#c85a54", linewidth=1, linestyle=(0, (4, 3)))
-    memories.set(xlim=(0, 1.06 * limit), xlabel="GiB on the fullest device (dashed: usable)")
+    memories.set(xlim=(0, 1.06 * limit), xlabel="GiB a device (dashed: usable)")
     for axes in (times, memories):
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(labelsize=8.5, colors=INK)
-        axes.legend(frameon=False, fontsize=8, ncols=4, loc="lower left", bbox_to_anchor=(0, 1.0), borderaxespad=0.2)
+        num_columns = 4 if axes is times else 2
+        axes.legend(
+            frameon=False, fontsize=8, ncols=num_columns, loc="lower left", bbox_to_anchor=(0, 1.0), borderaxespad=0.2
+        )
     figure = times.figure
     job = plan.job
     kinds = " + ".join(f"{group.num_devices} x {group.node.device.name}" for group in job.cluster.groups)
@@ -94,4 +99,5 @@ def _name(step: Step) -> str:
     layout = step.layout
     data = f"dp {layout.data}" + (f" (shard {layout.dp_shard})" if layout.dp_shard > 1 else "")
     stages = f" {schedule_of(layout)}" if layout.pp > 1 else ""
-    return f"pp {layout.pp}{stages}, {data}, tp {layout.tp}\nmicro-batch {layout.micro_batch}, recompute {layout.recompute}"
+    first = f"pp {layout.pp}{stages}, {data}, tp {layout.tp}"
+    return f"{first}\nmicro-batch {layout.micro_batch}, recompute {layout.recompute}"

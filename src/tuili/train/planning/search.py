@@ -169,8 +169,8 @@ def _none_possible(job: Job, reasons: Counter[str]) -> str:
 
 def _none_fits(job: Job, choices: Choices, nearest: Step) -> str:
     message = (
-        f"nothing fits: the layout that needs least ({name_of(nearest.layout)}) takes {nearest.memory.total:.1f} GiB on a "
-        f"device, {usable_gib(nearest):.1f} are usable"
+        f"nothing fits: the layout that needs least ({name_of(nearest.layout)}) takes "
+        f"{nearest.memory.total:.1f} GiB on a device, {usable_gib(nearest):.1f} are usable"
     )
     grown = _what_fits(job, choices)
     if grown is not None:
@@ -183,7 +183,8 @@ def _what_fits(job: Job, choices: Choices) -> Step | None:
     growth = 2
     while growth <= MAX_GROWTH:
         groups = tuple(
-            Group(replace(group.node, per_node=_filled(group)), group.num_devices * growth) for group in job.cluster.groups
+            Group(replace(group.node, per_node=_filled(group)), group.num_devices * growth)
+            for group in job.cluster.groups
         )
         grown = replace(job, cluster=Cluster(groups), batch=job.batch * growth)
         few = replace(choices, schedules=("1f1b",), recomputes=choices.recomputes[-1:], fixed={"micro_batch": 1})
@@ -202,9 +203,13 @@ def _filled(group: Group) -> int:
 
 def name_of(layout: Layout) -> str:
     """Return a layout in one line."""
-    data = f"dp={layout.dp_replicate}" if layout.dp_shard == 1 else f"dp={layout.dp_replicate}x{layout.dp_shard} sharded"
+    data = (
+        f"dp={layout.dp_replicate}" if layout.dp_shard == 1 else f"dp={layout.dp_replicate}x{layout.dp_shard} sharded"
+    )
     stages = f", {schedule_of(layout)}" if layout.pp > 1 else ""
-    return f"pp={layout.pp} {data} tp={layout.tp}, micro-batch {layout.micro_batch}{stages}, recompute {layout.recompute}"
+    return (
+        f"pp={layout.pp} {data} tp={layout.tp}, micro-batch {layout.micro_batch}{stages}, recompute {layout.recompute}"
+    )
 
 
 def schedule_of(layout: Layout) -> str:

@@ -31,7 +31,9 @@ def split_layers(
     """
     num_layers, num_stages = len(layer_costs), len(speeds)
     if not 1 <= num_stages <= num_layers:
-        raise InputError(f"{num_layers} layers can't be shared out over {num_stages} stages; give 1 to {num_layers} stages")
+        raise InputError(
+            f"{num_layers} layers can't be shared out over {num_stages} stages; give 1 to {num_layers} stages"
+        )
     if not all(math.isfinite(cost) and cost >= 0 for cost in (*layer_costs, first_extra, last_extra)):
         raise InputError("a layer's cost is negative or not finite; give numbers of at least 0")
     if not all(math.isfinite(speed) and speed > 0 for speed in speeds):

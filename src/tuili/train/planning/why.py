@@ -50,8 +50,8 @@ def _bound(best: Step) -> Iterator[str]:
     layout = best.layout
     if layout.tp > 1:
         yield (
-            f"tp={layout.tp} stays within the fast links of a node; waiting for it takes {best.tensor / best.total:.1%} "
-            "of the step."
+            f"tp={layout.tp} stays within the fast links of a node; waiting for it takes "
+            f"{best.tensor / best.total:.1%} of the step."
         )
     if layout.pp > 1:
         yield (
