@@ -88,7 +88,17 @@ class Reader(nn.Module):
             v: values [B, G, N, d].
             valid: [B, N], False where a key is padding; None: no padding. Rows of padding queries are arbitrary.
             scale: factor of the scores.
+
+        Under autocast queries, keys and values count as its dtype, as they do for SDPA; nothing inside is cast again.
         """
+        kind = q.device.type
+        if not torch.is_autocast_enabled(kind):
+            return self._forward(q, k, v, valid, scale)
+        narrow = torch.get_autocast_dtype(kind)
+        with torch.autocast(kind, enabled=False):
+            return self._forward(q.to(narrow), k.to(narrow), v.to(narrow), valid, scale)
+
+    def _forward(self, q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None, scale: float) -> Tensor:
         note = take_note()
         if self.own_window is not None or self._is_dense_up_to(k.shape[2]):
             self._count_batch(q.shape[2], k, valid)
