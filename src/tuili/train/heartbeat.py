@@ -17,6 +17,7 @@ from typing import Any
 import torch.distributed as dist
 
 BEAT_S = 1.0
+"""Between two beats; a tenth of the patience if that is less."""
 PREFIX = "tuili/beat"
 DEAD = 70
 """The exit code of a process that found another one silent."""
@@ -46,6 +47,7 @@ class Heartbeat:
         on_death: Callable[[str], None] | None = None,
     ) -> None:
         self._store, self._rank, self._size, self._patience_s = store, rank, size, patience_s
+        self._beat_s = min(BEAT_S, patience_s / 10)
         self._on_death = on_death or _end
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
@@ -68,7 +70,7 @@ class Heartbeat:
     def _run(self) -> None:
         counts, heard = [0] * self._size, [time.monotonic()] * self._size
         last = time.monotonic()
-        while not self._closed.wait(BEAT_S):
+        while not self._closed.wait(self._beat_s):
             try:
                 self._beat()
                 now = time.monotonic()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedTokenizerFast
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
@@ -80,7 +81,7 @@ def _new_config(model: ModelConfig, tokenizer: TextTokenizer) -> PretrainedConfi
     own = {"vocab_size": tokenizer.vocab_size, "bos_token_id": None, "eos_token_id": tokenizer.end_id}
     try:
         return kind(**{**own, "pad_token_id": None, **model.settings})
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, StrictDataclassError) as error:
         raise UsageError(f"model.settings make no {model.family}: {' '.join(str(error).split())}") from error
 
 
@@ -96,7 +97,7 @@ def _config_of(folder: Path) -> PretrainedConfig:
     _known(check_model_dir(folder)["model_type"])
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, StrictDataclassError) as error:
         raise ModelFileError(f"{folder} holds no model that transformers knows: {error}") from error
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise ModelFileError(f"{folder} holds a {config.model_type}, which is no decoder that predicts the next token")

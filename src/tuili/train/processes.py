@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import time
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -22,6 +23,9 @@ from tuili.train.spec import ParallelSpec
 
 TIMEOUT_S = 1800.0
 """The longest that one collective operation may take; a dead process is noticed by its heartbeat long before."""
+JOIN_S = 600.0
+"""The longest that processes wait for each other at the beginning."""
+POLL_S = 0.05
 COLLECTIVE_ERROR = re.compile(r"gloo|nccl|connection|socket|timed? ?out", re.IGNORECASE)
 
 
@@ -53,13 +57,14 @@ def join(spec: ParallelSpec, patience_s: float) -> Iterator[Session]:
         yield Session(choose_device(), Control())
         return
     device = _device()
-    store, rank, _ = next(iter(dist.rendezvous("env://", timeout=timedelta(seconds=TIMEOUT_S))))
-    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     timeout = timedelta(seconds=TIMEOUT_S)
-    dist.init_process_group(
-        backend, store=dist.PrefixStore("training", store), rank=rank, world_size=size, timeout=timeout
-    )
-    heartbeat = Heartbeat(_own(store), rank, size, patience_s)
+    shared, rank, _ = next(iter(dist.rendezvous("env://", timeout=timeout)))
+    attempt = meet(shared, rank, size)
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    store = dist.PrefixStore(f"{attempt}/training", shared)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
+    # A store of its own, so that the heartbeat does not wait for what the main thread waits for.
+    heartbeat = Heartbeat(dist.PrefixStore(f"{attempt}/heartbeat", shared.clone()), rank, size, patience_s)
     try:
         with _explained(patience_s):
             yield Session(device, Control())
@@ -76,9 +81,41 @@ def _device() -> torch.device:
     return device
 
 
-def _own(store: Any) -> Any:
-    """Return a store of the heartbeat's own, so that it does not wait for what the main thread waits for."""
-    return dist.PrefixStore("heartbeat", store.clone())
+def meet(store: Any, rank: int, size: int, timeout_s: float = JOIN_S) -> str:
+    """Return a name for this attempt of a run that all its processes agree on.
+
+    torchrun keeps the store when it starts processes anew, and its count of restarts differs between hosts, so what is
+    in the store may come from processes that are dead. Each process says a word that nobody said before. The first one
+    answers what it hears with its own word, again when it hears another one, until everybody has repeated that.
+
+    Raises:
+        TuiliError: not all processes came in time.
+    """
+    word = uuid.uuid4().hex
+    deadline = time.monotonic() + timeout_s
+    if rank:
+        store.set(f"meet/{rank}/says", word)
+        while not (answer := _heard(store, f"meet/{rank}/answer")).startswith(word):
+            _wait(deadline, "the first process did not come", timeout_s)
+        attempt = answer.removeprefix(word)
+        store.set(f"meet/{attempt}/{rank}", "")
+        return attempt
+    missing = set(range(1, size))
+    while missing := {other for other in missing if not store.check([f"meet/{word}/{other}"])}:
+        for other in missing:
+            store.set(f"meet/{other}/answer", _heard(store, f"meet/{other}/says") + word)
+        _wait(deadline, f"the processes {sorted(missing)} did not come", timeout_s)
+    return word
+
+
+def _heard(store: Any, key: str) -> str:
+    return str(store.get(key).decode()) if store.check([key]) else ""
+
+
+def _wait(deadline: float, problem: str, timeout_s: float) -> None:
+    if time.monotonic() > deadline:
+        raise TuiliError(f"{problem} within {timeout_s:.0f} s; see that all hosts were started and reach each other")
+    time.sleep(POLL_S)
 
 
 @contextlib.contextmanager
