@@ -45,6 +45,16 @@ class Plan:
     num_impossible: int
     reasons: tuple[tuple[str, int], ...]
 
+    def shown(self, num: int) -> tuple[Step, ...]:
+        """Return the best of each way to share out the devices, then other variants, in order of step time."""
+        best: dict[tuple[int, int, int, int], Step] = {}
+        for step in self.ranked:
+            layout = step.layout
+            best.setdefault((layout.pp, layout.dp_replicate, layout.dp_shard, layout.tp), step)
+        first = list(best.values())[:num]
+        others = [step for step in self.ranked if step not in first][: num - len(first)]
+        return tuple(sorted((*first, *others), key=_by_time))
+
 
 def usable_gib(step: Step) -> float:
     """Return the memory of the fullest device that a step may take."""
@@ -81,7 +91,7 @@ def search(job: Job, choices: Choices | None = None) -> Plan:
     large.sort(key=lambda pair: pair[0])
     if not ranked:
         raise InputError(_none_fits(job, choices, price(job, large[0][1])))
-    ranked.sort(key=lambda step: (step.total, step.memory.total))
+    ranked.sort(key=_by_time)
     return Plan(
         job=job,
         ranked=tuple(ranked),
@@ -90,6 +100,10 @@ def search(job: Job, choices: Choices | None = None) -> Plan:
         num_impossible=sum(reasons.values()),
         reasons=tuple(reasons.most_common(3)),
     )
+
+
+def _by_time(step: Step) -> tuple[float, float]:
+    return step.total, step.memory.total
 
 
 # -- candidates ----------------------------------------------------------------------------------
