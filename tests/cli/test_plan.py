@@ -204,7 +204,8 @@ def test_a_broken_config_is_refused(plan, tmp_path):
 def test_planning_starts_without_torch_and_numpy():
     code = (
         "import sys; from tuili.cli.main import main; main(['plan', 'smollm2-135m', '--cluster', 'a100-80:8', "
-        "'--batch', '64', '--json']); print(sorted({'torch', 'numpy', 'transformers', 'matplotlib'} & set(sys.modules)))"
+        "'--batch', '64', '--json']); "
+        "print(sorted({'torch', 'numpy', 'transformers', 'matplotlib'} & set(sys.modules)))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],

@@ -115,7 +115,7 @@ class Options:
 @click.option("--tables", is_flag=True, help="Instead: the published tables, and how far predictions are from them.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
-def command(context: click.Context, **given: Any) -> None:
+def command(context: click.Context, /, **given: Any) -> None:
     """Rank the ways to lay out the training of MODEL on a cluster, by predicted step time.
 
     MODEL is a name (gpt3-1.3b, gpt3-175b, llama2-7b, llama2-13b, llama2-70b, llama3-8b, llama3-70b, llama3-405b, 100b,

@@ -131,7 +131,8 @@ def _against_dense(plan: Plan, dense: Plan) -> str:
     return (
         f"With every layer dense the best layout ({name_of(other.layout)}) takes {other.total:.3g} s at this length: "
         f"the layer plan is {other.total / best.total:.2f} times as fast; "
-        f"{best.attention / best.total:.1%} of its step is attention with its gate, of the dense one {other.attention / other.total:.1%}."
+        f"{best.attention / best.total:.1%} of its step is attention with its gate, of the dense one "
+        f"{other.attention / other.total:.1%}."
     )
 
 
