@@ -93,6 +93,13 @@ def test_one_rail_makes_sharding_over_nodes_dearer(plan):
     assert data[1] > 2 * data[0]
 
 
+def test_whole_tokens_take_more_memory_and_bandwidth(plan):
+    fixed = ("--fix", "pp=1,tp=8,micro_batch=1", "--recompute", "none", "--json")
+    cut, whole = (plan(*BASIC, *fixed, *more).json["layouts"][0] for more in ((), ("--whole-tokens",)))
+    assert whole["memory_gib"]["activations"] > 1.2 * cut["memory_gib"]["activations"]
+    assert whole["parts_s"]["elementwise"] > 1.5 * cut["parts_s"]["elementwise"]
+
+
 def test_two_kinds_of_devices_make_one_pipeline(plan):
     found = plan(
         "llama3-8b", "--cluster", "a100-80:8", "--cluster", "h100-80:8", "--batch", "64", "--fix", "pp=2", "--json"

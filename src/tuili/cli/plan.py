@@ -57,6 +57,7 @@ class Options:
     recompute: str
     schedule: str
     fixed: str | None
+    whole_tokens: bool
     one_rail: bool
     chunked_loss: bool
     top: int
@@ -98,6 +99,7 @@ class Options:
 )
 @click.option("--schedule", type=click.Choice(SCHEDULES), default="auto", show_default=True, help="Of a pipeline.")
 @click.option("--fix", "fixed", metavar="NAME=N,...", help=f"Look only at layouts with these: {', '.join(FIXED)}.")
+@click.option("--whole-tokens", is_flag=True, help="Tensor slices keep whole activations (no sequence parallelism).")
 @click.option("--one-rail", is_flag=True, help="Groups over nodes use one slow link, not those of all their members.")
 @click.option("--chunked-loss", is_flag=True, help="Logits are computed a few at a time, and take no memory.")
 @click.option("--top", type=click.IntRange(min=1), default=8, show_default=True, metavar="N", help="Layouts to show.")
@@ -240,7 +242,8 @@ def _cluster(options: Options) -> Cluster:
 def _choices(options: Options) -> Choices:
     from tuili.train.planning.search import Choices
 
-    choices = Choices(fixed=_numbers("--fix", options.fixed, FIXED))
+    fixed = _numbers("--fix", options.fixed, FIXED)
+    choices = Choices(fixed=fixed, sequence_parallel=not options.whole_tokens)
     if options.recompute != "auto":
         choices = replace(choices, recomputes=(options.recompute,))
     if options.schedule != "auto":

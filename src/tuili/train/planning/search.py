@@ -21,11 +21,15 @@ MAX_GROWTH = 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choices:
-    """What the search may choose among; `fixed` holds what is given, by the names of `Layout`."""
+    """What the search may choose among; `fixed` holds what is given, by the names of `Layout`.
+
+    Without `sequence_parallel` tensor slices keep activations whole where they don't divide the work.
+    """
 
     schedules: tuple[str, ...] = SEARCHED
     recomputes: tuple[str, ...] = RECOMPUTES
     fixed: Mapping[str, int] = field(default_factory=dict)
+    sequence_parallel: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,9 +122,15 @@ def candidates(job: Job, choices: Choices) -> Iterator[Layout]:
         for pp in _divisors(num_devices // tp, choices.fixed.get("pp")):
             for replicate, shard in _data(job, num_devices // tp // pp, tp, choices):
                 for micro_batch in _micro_batches(job, replicate * shard, choices):
-                    yield from _variants(
-                        Layout(pp=pp, dp_replicate=replicate, dp_shard=shard, tp=tp, micro_batch=micro_batch), choices
+                    layout = Layout(
+                        pp=pp,
+                        dp_replicate=replicate,
+                        dp_shard=shard,
+                        tp=tp,
+                        micro_batch=micro_batch,
+                        sequence_parallel=choices.sequence_parallel,
                     )
+                    yield from _variants(layout, choices)
 
 
 def _divisors(number: int, fixed: int | None) -> list[int]:
