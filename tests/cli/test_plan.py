@@ -173,6 +173,7 @@ def test_the_tables_are_shown_with_errors_and_sources(plan):
     (("llama3-8b", "--cluster", "v100:8", "--batch", "8"), 2, "no device 'v100'"),
     (("llama3-8b", "--cluster", "a100-80", "--batch", "8"), 2, "a kind and a number"),
     (("llama3-8b", "--cluster", "a100-80:0", "--batch", "8"), 3, "at least 1"),
+    (("llama3-8b", "--cluster", "a100-80:999999992", "--batch", "8"), 3, "at most 1,000,000"),
     (("llama3-8b", "--cluster", "a100-80:12", "--batch", "12"), 3, "don't fill nodes"),
     ((*BASIC, "--fix", "tp=3"), 3, "can't be shared out"),
     ((*BASIC, "--fix", "pp"), 2, "NAME=NUMBER"),

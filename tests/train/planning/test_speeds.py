@@ -54,6 +54,12 @@ def test_unequal_layers_are_weighed():
     assert split_layers([4.0, 1.0, 1.0, 1.0, 1.0], [1.0, 1.0]) == [1, 4]
 
 
+def test_a_slow_stage_is_left_a_layer_that_it_can_carry():
+    """Taking as many layers as may be would leave the second stage with the one that is too much for it."""
+    counts = split_layers([0.0, 0.0, 1.0, 0.0], [1.0, 0.5, 1.0])
+    assert slowest([0.0, 0.0, 1.0, 0.0], counts, [1.0, 0.5, 1.0]) == 1.0
+
+
 def test_layers_without_cost_are_shared_out_all_the_same():
     assert sum(split_layers([0.0] * 5, [1.0, 1.0, 1.0])) == 5
 
@@ -66,6 +72,7 @@ def test_times_and_even_counts():
 @pytest.mark.parametrize(("costs", "speeds", "message"), [
     ([1.0], [1.0, 1.0], "2 stages"), ([1.0], [], "0 stages"), ([1.0, -1.0], [1.0], "cost is negative"),
     ([1.0], [0.0], "above 0"), ([1.0], [float("nan")], "above 0"), ([float("inf")], [1.0], "not finite"),
+    ([1e308, 1e308], [1.0], "not finite"), ([float("nan")], [1.0], "not finite"),
 ])  # fmt: skip
 def test_impossible_splits_are_refused(costs, speeds, message):
     with pytest.raises(InputError, match=message):

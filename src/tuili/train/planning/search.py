@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from tuili.errors import InputError
 from tuili.train.planning.cost import Job, Step, fullest, price, problems
-from tuili.train.planning.devices import Cluster, Group
+from tuili.train.planning.devices import MAX_DEVICES, Cluster, Group
 from tuili.train.planning.layout import RECOMPUTES, Layout
 from tuili.train.planning.memory import HEADROOM
 
@@ -136,7 +137,8 @@ def candidates(job: Job, choices: Choices) -> Iterator[Layout]:
 def _divisors(number: int, fixed: int | None) -> list[int]:
     if fixed is not None:
         return [fixed] if number % fixed == 0 else []
-    return [divisor for divisor in range(1, number + 1) if number % divisor == 0]
+    small = [divisor for divisor in range(1, math.isqrt(number) + 1) if number % divisor == 0]
+    return sorted({*small, *(number // divisor for divisor in small)})
 
 
 def _data(job: Job, data: int, tp: int, choices: Choices) -> list[tuple[int, int]]:
@@ -205,7 +207,7 @@ def _none_fits(job: Job, choices: Choices, nearest: Step) -> str:
 def _what_fits(job: Job, choices: Choices) -> Step | None:
     """Return the first step that fits when the devices, and the batch if it must, are doubled again and again."""
     growth = 2
-    while growth <= MAX_GROWTH:
+    while growth <= MAX_GROWTH and growth * job.cluster.num_devices <= MAX_DEVICES:
         groups = tuple(
             Group(replace(group.node, per_node=_filled(group)), group.num_devices * growth)
             for group in job.cluster.groups
