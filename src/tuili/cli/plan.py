@@ -31,7 +31,13 @@ FIXED = ("pp", "dp_replicate", "dp_shard", "tp", "micro_batch", "virtual")
 SCHEDULES = ("auto", "gpipe", "1f1b", "interleaved", "zero-bubble")
 RECOMPUTES = ("auto", "none", "selective", "full")
 CLUSTER = re.compile(r"(?P<kind>[\w.-]+):(?P<count>\d{1,9})")
-OTHER_QUESTIONS = ("speeds", "fits_batch", "claim", "tables")
+USED: dict[str, tuple[str, ...]] = {
+    "speeds": ("model", "sizes", "layer_plan", "seq"),
+    "fits_batch": ("clusters", "seq", "chunked_loss"),
+    "claim": (),
+    "tables": (),
+}
+"""Questions besides the plan, and the options that each has a use for."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,6 +57,7 @@ class Options:
     recompute: str
     schedule: str
     fixed: str | None
+    whole_tokens: bool
     one_rail: bool
     chunked_loss: bool
     top: int
@@ -92,6 +99,7 @@ class Options:
 )
 @click.option("--schedule", type=click.Choice(SCHEDULES), default="auto", show_default=True, help="Of a pipeline.")
 @click.option("--fix", "fixed", metavar="NAME=N,...", help=f"Look only at layouts with these: {', '.join(FIXED)}.")
+@click.option("--whole-tokens", is_flag=True, help="Tensor slices keep whole activations (no sequence parallelism).")
 @click.option("--one-rail", is_flag=True, help="Groups over nodes use one slow link, not those of all their members.")
 @click.option("--chunked-loss", is_flag=True, help="Logits are computed a few at a time, and take no memory.")
 @click.option("--top", type=click.IntRange(min=1), default=8, show_default=True, metavar="N", help="Layouts to show.")
@@ -108,7 +116,8 @@ class Options:
 @click.option("--claim", is_flag=True, help='Instead: two readings of "100B, 72 h become 18 h", as predictions.')
 @click.option("--tables", is_flag=True, help="Instead: the published tables, and how far predictions are from them.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(**given: Any) -> None:
+@click.pass_context
+def command(context: click.Context, /, **given: Any) -> None:
     """Rank the ways to lay out the training of MODEL on a cluster, by predicted step time.
 
     MODEL is a name (gpt3-1.3b, gpt3-175b, llama2-7b, llama2-13b, llama2-70b, llama3-8b, llama3-70b, llama3-405b, 100b,
@@ -124,13 +133,13 @@ def command(**given: Any) -> None:
       tuili plan --fits-batch 64
     """
     options = Options(**given)
-    asked = [name for name in OTHER_QUESTIONS if getattr(options, name)]
+    asked = [name for name in USED if getattr(options, name)]
     if len(asked) > 1:
         raise UsageError(
             f"--{asked[0].replace('_', '-')} and --{asked[1].replace('_', '-')} are two questions; give one"
         )
     if asked:
-        _refuse_what_has_no_effect(options, asked[0])
+        _refuse_what_has_no_effect(context, asked[0])
     answer = {"speeds": _split, "fits_batch": _fits, "claim": _claim, "tables": _tables}.get("".join(asked), _plan)
     value, lines = answer(options)
     if options.as_json:
@@ -139,17 +148,14 @@ def command(**given: Any) -> None:
         click.echo("\n".join(lines))
 
 
-def _refuse_what_has_no_effect(options: Options, asked: str) -> None:
-    used = {"speeds": {"model", "sizes", "layer_plan"}, "fits_batch": {"clusters", "chunked_loss"}}.get(asked, set())
-    given = {
-        "model": options.model, "sizes": options.sizes, "layer_plan": options.layer_plan, "clusters": options.clusters,
-        "per_node": options.per_node, "fast_link": options.fast_link, "slow_link": options.slow_link,
-        "batch": options.batch, "fix": options.fixed, "one_rail": options.one_rail,
-        "chunked_loss": options.chunked_loss, "picture": options.picture,
-    }  # fmt: skip
-    without = [name for name, value in given.items() if value and name not in used]
+def _refuse_what_has_no_effect(context: click.Context, asked: str) -> None:
+    given = [
+        name for name in context.params if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+    ]
+    without = [name for name in given if name not in {asked, "as_json", *USED[asked]}]
     if without:
-        name = "MODEL" if without[0] == "model" else f"--{without[0].replace('_', '-').removesuffix('s')}"
+        (shown,) = [one for one in context.command.params if one.name == without[0]]
+        name = "MODEL" if without[0] == "model" else shown.opts[0]
         raise UsageError(f"{name} has no effect with --{asked.replace('_', '-')}; leave it out")
 
 
@@ -199,9 +205,8 @@ def _sized(options: Options) -> Model:
     from tuili.train.planning.configs import read_config
     from tuili.train.planning.models import Model, preset, presets
 
-    sizes: dict[str, Any] = {
-        SIZES[name]: value for name, value in _numbers("--sizes", options.sizes, tuple(SIZES)).items()
-    }
+    numbers = _numbers("--sizes", options.sizes, tuple(SIZES))
+    sizes: dict[str, Any] = {SIZES[name]: value for name, value in numbers.items()}
     if options.model is not None:
         path = Path(options.model)
         known = options.model in presets() or not path.exists()
@@ -237,7 +242,8 @@ def _cluster(options: Options) -> Cluster:
 def _choices(options: Options) -> Choices:
     from tuili.train.planning.search import Choices
 
-    choices = Choices(fixed=_numbers("--fix", options.fixed, FIXED))
+    fixed = _numbers("--fix", options.fixed, FIXED)
+    choices = Choices(fixed=fixed, sequence_parallel=not options.whole_tokens)
     if options.recompute != "auto":
         choices = replace(choices, recomputes=(options.recompute,))
     if options.schedule != "auto":

@@ -51,7 +51,7 @@ def plan_json(plan: Plan, dense: Plan | None, top: int) -> dict[str, Any]:
         "num_too_large": plan.num_too_large,
         "num_impossible": plan.num_impossible,
         "impossible": [{"reason": reason, "count": count} for reason, count in plan.reasons],
-        "layouts": [_step_json(step) for step in plan.ranked[:top]],
+        "layouts": [_step_json(step) for step in plan.shown(top)],
         "nearest_misses": [_step_json(step) for step in plan.misses],
         "why": explain(plan),
         "model_error": _error_json(_kind_of(plan)),
@@ -98,7 +98,7 @@ def plan_lines(plan: Plan, dense: Plan | None, top: int) -> list[str]:
         f"{job.model.name} ({job.model.num_params / 1e9:.2f}B parameters) on {kinds}, a step of {job.batch:,} "
         f"sequences of {job.seq:,} tokens. Predicted, nothing was run:",
         "",
-        *_ranked(plan.ranked[:top]),
+        *_ranked(plan.shown(top)),
         "",
         *explain(plan),
     ]
@@ -121,7 +121,8 @@ def _ranked(steps: Sequence[Step]) -> list[str]:
         ])  # fmt: skip
     return [
         *columns(head, rows),
-        "dp 2x8s: 2 replicas, each sharded over 8 devices. Shares of the step are waiting times.",
+        "The best of each way to share out the devices, then variants. dp 2x8s: 2 replicas, each sharded "
+        "over 8 devices. Shares of the step are waiting times.",
     ]
 
 
@@ -129,8 +130,9 @@ def _against_dense(plan: Plan, dense: Plan) -> str:
     best, other = plan.ranked[0], dense.ranked[0]
     return (
         f"With every layer dense the best layout ({name_of(other.layout)}) takes {other.total:.3g} s at this length: "
-        f"the layer plan is {other.total / best.total:.2f} times as fast; of its step {best.attention / best.total:.1%} is "
-        f"attention with its gate, of the dense one {other.attention / other.total:.1%}."
+        f"the layer plan is {other.total / best.total:.2f} times as fast; "
+        f"{best.attention / best.total:.1%} of its step is attention with its gate, of the dense one "
+        f"{other.attention / other.total:.1%}."
     )
 
 
@@ -238,8 +240,8 @@ def claim_lines(found: Sequence[Reading]) -> list[str]:
         *lines,
         "",
         f"The model is {mean:.1%} off in the mean and {largest:.1%} at most on {count} published A100 rows that "
-        "nothing was fitted on. No published table shows a factor of four on the same GPUs; and either way this is a run over "
-        "some billion tokens, not one of 20 tokens a parameter.",
+        "nothing was fitted on. No published table shows a factor of four on the same GPUs; and either way this is a "
+        "run over some billion tokens, not one of 20 tokens a parameter.",
     ]
 
 

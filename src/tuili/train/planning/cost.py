@@ -158,7 +158,7 @@ def price(job: Job, layout: Layout) -> Step:
     bubble = (sum(stage.total for stage in stages) - slowest.total) * _bubble_share(layout, slowest)
     steady = (slowest.forward + slowest.backward).times(num_micro)
     params = stage_params(model, layout, counts)
-    ranks = _different(layout, nodes, counts)
+    ranks = _different(layout.pp, nodes, counts)
     memory, memory_limit = fullest(job, layout)
     return Step(
         layout=layout,
@@ -190,7 +190,7 @@ def fullest(job: Job, layout: Layout) -> tuple[Memory, float]:
     nodes, counts = _placed(job, layout)
     held = [
         (stage_memory(job.model, layout, job.practice, job.seq, num_micro, counts, rank), nodes[rank].device.memory_gib)
-        for rank in _different(layout, nodes, counts)
+        for rank in _different(layout.pp, nodes, counts)
     ]
     return max(held, key=lambda pair: pair[0].total / pair[1])
 
@@ -201,13 +201,13 @@ def _placed(job: Job, layout: Layout) -> tuple[tuple[Node, ...], tuple[int, ...]
     return nodes, _split(job.model, nodes, _core(layout), job.practice, job.seq, layout.pp, layout.virtual)
 
 
-def _different(layout: Layout, nodes: Sequence[Node], counts: tuple[int, ...]) -> list[int]:
+@lru_cache(maxsize=4096)
+def _different(pp: int, nodes: tuple[Node, ...], counts: tuple[int, ...]) -> tuple[int, ...]:
     """Return the first rank of each sort: with the same device, number of layers, and ends of the model."""
-    sorts: dict[tuple[int, int, bool, bool], int] = {}
-    for rank in range(layout.pp):
-        ends = rank == 0, rank == layout.pp - 1
-        sorts.setdefault((id(nodes[rank]), sum(counts[rank :: layout.pp]), *ends), rank)
-    return list(sorts.values())
+    sorts: dict[tuple[Node, int, bool, bool], int] = {}
+    for rank in range(pp):
+        sorts.setdefault((nodes[rank], sum(counts[rank::pp]), rank == 0, rank == pp - 1), rank)
+    return tuple(sorts.values())
 
 
 # -- stages --------------------------------------------------------------------------------------
@@ -254,7 +254,8 @@ def _stages(job: Job, layout: Layout, nodes: Sequence[Node], counts: tuple[int, 
     for at, count in enumerate(counts):
         rank = at % layout.pp
         by_reading, first, last = _passes(job.model, nodes[rank], _core(layout), job.practice, job.seq)
-        for reading, number in Counter(readings[start : start + count]).items():
+        within = {readings[0]: count} if len(by_reading) == 1 else Counter(readings[start : start + count])
+        for reading, number in within.items():
             stages[rank] = stages[rank] + by_reading[reading].times(number)
         if at == 0:
             stages[rank] = stages[rank] + first

@@ -10,14 +10,15 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
-from tuili.errors import InputError, UsageError
+from tuili.errors import InputError, LimitError, UsageError
 
 GIB = float(1 << 30)
+MAX_DEVICES = 1_000_000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Device:
-    """One kind of accelerator or host, with the links it has.
+    """One kind of accelerator or host, with the links it has; compared by identity, as the search asks for it often.
 
     Attributes:
         peak: bf16 operations a second by data sheet; `peak_fp8`: those in 8 bits, 0 where there are none.
@@ -101,6 +102,7 @@ class Cluster:
 
     Raises:
         InputError: there are no devices, or they don't fill their nodes.
+        LimitError: there are more than `MAX_DEVICES`.
     """
 
     groups: tuple[Group, ...]
@@ -117,6 +119,9 @@ class Cluster:
                     f"{count} devices {name} don't fill nodes of {per_node}; give a multiple of {per_node}, "
                     "or other devices per node"
                 )
+
+        if self.num_devices > MAX_DEVICES:
+            raise LimitError(f"a cluster of {self.num_devices:,} devices; at most {MAX_DEVICES:,} can be planned for")
 
     @property
     def num_devices(self) -> int:

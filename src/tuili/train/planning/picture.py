@@ -46,7 +46,7 @@ def draw(plan: Plan, path: Path) -> None:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise DependencyError("matplotlib", "draw", "drawing to .svg or .png") from error
-    steps = plan.ranked[:NUM_SHOWN]
+    steps = plan.shown(NUM_SHOWN)
     figure = Figure(figsize=(11, 1.9 + 0.52 * len(steps)), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     times, memories = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from tuili.errors import InputError
 from tuili.train.planning.cost import Job, Step, fullest, price, problems
-from tuili.train.planning.devices import Cluster, Group
+from tuili.train.planning.devices import MAX_DEVICES, Cluster, Group
 from tuili.train.planning.layout import RECOMPUTES, Layout
 from tuili.train.planning.memory import HEADROOM
 
@@ -21,11 +22,15 @@ MAX_GROWTH = 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choices:
-    """What the search may choose among; `fixed` holds what is given, by the names of `Layout`."""
+    """What the search may choose among; `fixed` holds what is given, by the names of `Layout`.
+
+    Without `sequence_parallel` tensor slices keep activations whole where they don't divide the work.
+    """
 
     schedules: tuple[str, ...] = SEARCHED
     recomputes: tuple[str, ...] = RECOMPUTES
     fixed: Mapping[str, int] = field(default_factory=dict)
+    sequence_parallel: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +49,16 @@ class Plan:
     num_too_large: int
     num_impossible: int
     reasons: tuple[tuple[str, int], ...]
+
+    def shown(self, num: int) -> tuple[Step, ...]:
+        """Return the best of each way to share out the devices, then other variants, in order of step time."""
+        best: dict[tuple[int, int, int, int], Step] = {}
+        for step in self.ranked:
+            layout = step.layout
+            best.setdefault((layout.pp, layout.dp_replicate, layout.dp_shard, layout.tp), step)
+        first = list(best.values())[:num]
+        others = [step for step in self.ranked if step not in first][: num - len(first)]
+        return tuple(sorted((*first, *others), key=_by_time))
 
 
 def usable_gib(step: Step) -> float:
@@ -81,7 +96,7 @@ def search(job: Job, choices: Choices | None = None) -> Plan:
     large.sort(key=lambda pair: pair[0])
     if not ranked:
         raise InputError(_none_fits(job, choices, price(job, large[0][1])))
-    ranked.sort(key=lambda step: (step.total, step.memory.total))
+    ranked.sort(key=_by_time)
     return Plan(
         job=job,
         ranked=tuple(ranked),
@@ -90,6 +105,10 @@ def search(job: Job, choices: Choices | None = None) -> Plan:
         num_impossible=sum(reasons.values()),
         reasons=tuple(reasons.most_common(3)),
     )
+
+
+def _by_time(step: Step) -> tuple[float, float]:
+    return step.total, step.memory.total
 
 
 # -- candidates ----------------------------------------------------------------------------------
@@ -104,15 +123,22 @@ def candidates(job: Job, choices: Choices) -> Iterator[Layout]:
         for pp in _divisors(num_devices // tp, choices.fixed.get("pp")):
             for replicate, shard in _data(job, num_devices // tp // pp, tp, choices):
                 for micro_batch in _micro_batches(job, replicate * shard, choices):
-                    yield from _variants(
-                        Layout(pp=pp, dp_replicate=replicate, dp_shard=shard, tp=tp, micro_batch=micro_batch), choices
+                    layout = Layout(
+                        pp=pp,
+                        dp_replicate=replicate,
+                        dp_shard=shard,
+                        tp=tp,
+                        micro_batch=micro_batch,
+                        sequence_parallel=choices.sequence_parallel,
                     )
+                    yield from _variants(layout, choices)
 
 
 def _divisors(number: int, fixed: int | None) -> list[int]:
     if fixed is not None:
         return [fixed] if number % fixed == 0 else []
-    return [divisor for divisor in range(1, number + 1) if number % divisor == 0]
+    small = [divisor for divisor in range(1, math.isqrt(number) + 1) if number % divisor == 0]
+    return sorted({*small, *(number // divisor for divisor in small)})
 
 
 def _data(job: Job, data: int, tp: int, choices: Choices) -> list[tuple[int, int]]:
@@ -181,7 +207,7 @@ def _none_fits(job: Job, choices: Choices, nearest: Step) -> str:
 def _what_fits(job: Job, choices: Choices) -> Step | None:
     """Return the first step that fits when the devices, and the batch if it must, are doubled again and again."""
     growth = 2
-    while growth <= MAX_GROWTH:
+    while growth <= MAX_GROWTH and growth * job.cluster.num_devices <= MAX_DEVICES:
         groups = tuple(
             Group(replace(group.node, per_node=_filled(group)), group.num_devices * growth)
             for group in job.cluster.groups

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 from tuili.errors import InputError
 
-NUM_HALVINGS = 200
+TOLERANCE = 1e-9
+"""Share of the slowest stage's time within which a split over equal stages is the best."""
 
 
 def split_layers(
@@ -17,14 +18,14 @@ def split_layers(
 ) -> list[int]:
     """Return how many consecutive layers each stage gets, at least one each; the slowest stage is as fast as can be.
 
+    A stage's time is the sum of its costs over its speed. Equal stages: O(L + S log L) for each halving of a bound;
+    stages that differ: O(S L^2) at most.
+
     Args:
         layer_costs: what each layer costs, in any unit.
         speeds: how fast the stages' devices are, relative to each other, in the order of the pipeline.
         first_extra: what the first stage computes besides its layers (the embedding), in the unit of the costs.
         last_extra: what the last stage computes besides (the output layer and the loss).
-
-    A stage's time is the sum of its costs over its speed. A bound on it is met exactly if stages that take as many
-    layers as fit come to the end with all layers, so the least bound is found by halving: O((L + S log L) * 200).
 
     Raises:
         InputError: there are fewer layers than stages, or a cost or a speed is out of its bounds.
@@ -34,40 +35,73 @@ def split_layers(
         raise InputError(
             f"{num_layers} layers can't be shared out over {num_stages} stages; give 1 to {num_layers} stages"
         )
-    if not all(math.isfinite(cost) and cost >= 0 for cost in (*layer_costs, first_extra, last_extra)):
-        raise InputError("a layer's cost is negative or not finite; give numbers of at least 0")
+    costs = (*layer_costs, first_extra, last_extra)
+    if not math.isfinite(sum(costs)) or min(costs) < 0:
+        raise InputError("a layer's cost is negative, or their sum is not finite; give smaller numbers of at least 0")
     if not all(math.isfinite(speed) and speed > 0 for speed in speeds):
         raise InputError(f"the speeds are {list(speeds)}; give finite numbers above 0")
     extras = [0.0] * num_stages
     extras[0] += first_extra
     extras[-1] += last_extra
     sums = [0.0, *accumulate(layer_costs)]
-    low, high = 0.0, (sums[-1] + first_extra + last_extra) / min(speeds)
-    best = _fill(sums, speeds, extras, high * (1 + 1e-12)) or [1] * (num_stages - 1) + [num_layers - num_stages + 1]
-    for _ in range(NUM_HALVINGS):
+    return _by_halving(sums, extras) if len(set(speeds)) == 1 else _by_table(sums, speeds, extras)
+
+
+def _by_halving(sums: list[float], extras: list[float]) -> list[int]:
+    """Return the split over equal stages: the least bound that is kept if each stage takes as much as it may.
+
+    A bound is kept by some split if and only if it is by this one: any one layer fits any stage but for the extras.
+    """
+    num_stages, num_layers = len(extras), len(sums) - 1
+    best = [1] * (num_stages - 1) + [num_layers - num_stages + 1]
+    whole = sums[-1] + sum(extras)
+    low, high = whole / num_stages * (1 - TOLERANCE), whole
+    while high - low > TOLERANCE * high:
         middle = (low + high) / 2
-        found = _fill(sums, speeds, extras, middle)
+        found = _fill(sums, extras, middle)
         if found is None:
             low = middle
         else:
-            best, high = found, slowest(layer_costs, found, speeds, first_extra, last_extra)
-        if high - low <= 1e-9 * high:
-            break
+            best, high = found, middle
     return best
 
 
-def _fill(sums: list[float], speeds: Sequence[float], extras: list[float], bound: float) -> list[int] | None:
-    """Return counts with which every stage keeps within the bound, None if there are none."""
+def _fill(sums: list[float], extras: list[float], bound: float) -> list[int] | None:
+    """Return the split in which each stage takes as much as keeps the bound, None if layers are left over."""
     num_layers, counts, start = len(sums) - 1, [], 0
-    for stage, (speed, extra) in enumerate(zip(speeds, extras, strict=True)):
-        room = bound * speed - extra + sums[start]
-        end = bisect_right(sums, room * (1 + 1e-15)) - 1
-        end = min(end, num_layers - (len(speeds) - 1 - stage))
+    for stage, extra in enumerate(extras):
+        end = bisect_right(sums, bound - extra + sums[start]) - 1
+        end = min(end, num_layers - (len(extras) - 1 - stage))
         if end <= start:
             return None
         counts.append(end - start)
         start = end
     return counts if start == num_layers else None
+
+
+def _by_table(sums: list[float], speeds: Sequence[float], extras: list[float]) -> list[int]:
+    """Return the split over stages that differ: for each number of layers, the best way to share them out so far.
+
+    Here a stage that takes as much as it may can leave a slow one with a layer that is too much for it.
+    """
+    num_stages, num_layers = len(speeds), len(sums) - 1
+    best = [0.0] + [math.inf] * num_layers
+    starts: list[list[int]] = []
+    for stage, (speed, extra) in enumerate(zip(speeds, extras, strict=True)):
+        nearest, start_of = [math.inf] * (num_layers + 1), [0] * (num_layers + 1)
+        for end in range(stage + 1, num_layers - (num_stages - 1 - stage) + 1):
+            for start in range(end - 1, stage - 1, -1):
+                own = (sums[end] - sums[start] + extra) / speed
+                if own >= nearest[end]:
+                    break
+                if (time := max(best[start], own)) < nearest[end]:
+                    nearest[end], start_of[end] = time, start
+        best = nearest
+        starts.append(start_of)
+    ends = [num_layers]
+    for start_of in reversed(starts):
+        ends.append(start_of[ends[-1]])
+    return [end - start for start, end in pairwise(reversed(ends))]
 
 
 def slowest(
