@@ -45,12 +45,12 @@ class MinervaConfig:
     num_updates: int = 2500
     num_queries: int = 32
     num_rollouts: int = 20
-    num_ends: int = 3
+    num_ends: int = 10
     max_hops: int = 2
     width: int = 64
     hidden: int = 128
     learning_rate: float = 5e-3
-    entropy: float = 0.2
+    entropy: float = 0.1
     decay: float = 0.95
     beam: int = 100
     num_checks: int = 8
@@ -197,12 +197,12 @@ def _episode(walker: Walker, asked: Asked, generator: torch.Generator) -> tuple[
         column_W = torch.multinomial(p_WD.detach(), num, replacement=True, generator=generator).reshape(-1)
         row_W = torch.arange(len(at_W)).repeat_interleave(num)
         log_p_W = log_p_W[row_W] + log_p_WD[row_W, column_W]
-        asked = asked.times(num)
         relation_W = walker.graph.relation_ND[at_W[row_W], column_W]
         at_W = walker.graph.to_ND[at_W[row_W], column_W]
         if hop + 1 < max_hops:
+            asked = asked.times(num)
             history = walker.go_on((history[0][row_W], history[1][row_W]), relation_W, at_W)
-    return log_p_W, entropy, (at_W == asked.answer_W).float()
+    return log_p_W, entropy, (at_W == asked.answer_W.repeat_interleave(num)).float()
 
 
 def _valid_mrr(walker: Walker, links: Links) -> float:
