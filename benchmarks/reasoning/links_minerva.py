@@ -45,7 +45,7 @@ class MinervaConfig:
     num_updates: int = 2500
     num_queries: int = 32
     num_rollouts: int = 20
-    num_ends: int = 10
+    num_ends: int = 40
     max_hops: int = 2
     width: int = 64
     hidden: int = 128
