@@ -1,0 +1,141 @@
+"""The models that can be trained: Hugging Face decoders and the sandwich, new or continued; their tokenizers' files."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedTokenizerFast
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+from tuili.config import closest
+from tuili.errors import ModelFileError, UsageError
+from tuili.model.local import check_model_dir
+from tuili.train.recipe import ModelConfig
+from tuili.train.tokens import TextTokenizer
+
+SANDWICH = "tuili_sandwich"
+TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A model to be trained.
+
+    Attributes:
+        make: returns it, with the same weights on every process.
+        config: what its config.json holds.
+    """
+
+    make: Callable[[], nn.Module]
+    config: Mapping[str, Any]
+
+
+def describe(model: ModelConfig, tokenizer: TextTokenizer, length: int, seed: int) -> Source:
+    """Return the source of a model that fits a tokenizer and a length of sequences.
+
+    Raises:
+        UsageError: the family or a setting is unknown, a value is out of its bounds, or the vocabulary or the window is
+            too small.
+        ModelFileError: the folder to continue from holds no model that is safe to load.
+    """
+    config = _new_config(model, tokenizer) if model.start is None else _config_of(model.start)
+    if config.vocab_size < tokenizer.vocab_size:
+        raise UsageError(
+            f"the model's vocab_size is {config.vocab_size}, the tokenizer has {tokenizer.vocab_size} tokens; raise "
+            "the one or take another tokenizer"
+        )
+    window = getattr(config, "max_position_embeddings", None)
+    if window is not None and window < length:
+        raise UsageError(
+            f"data.length is {length}, the model's max_position_embeddings {window}; change one of the two"
+        )
+    described = json.loads(config.to_json_string(use_diff=False))
+    architecture = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].__name__
+    described |= {"architectures": [architecture], "dtype": "float32"}
+    start = model.start
+    return Source(lambda: _new(config, seed) if start is None else _loaded(start), described)
+
+
+def _new_config(model: ModelConfig, tokenizer: TextTokenizer) -> PretrainedConfig:
+    family = _known(model.family)
+    try:
+        kind = type(AutoConfig.for_model(family))
+    except ValueError as error:
+        raise UsageError(
+            f"there is no model family {model.family!r}; give `sandwich` or the model_type of a Hugging Face decoder"
+        ) from error
+    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise UsageError(f"the model family {model.family!r} has no decoder that predicts the next token")
+    known = [field.name for field in fields(kind)]
+    if unknown := sorted(set(model.settings) - set(known)):
+        raise UsageError(f"{model.family} has no setting {unknown[0]!r}; {closest(unknown[0], known)}")
+    own = {"vocab_size": tokenizer.vocab_size, "bos_token_id": None, "eos_token_id": tokenizer.end_id}
+    try:
+        return kind(**{**own, "pad_token_id": None, **model.settings})
+    except (ValueError, TypeError, StrictDataclassError) as error:
+        raise UsageError(f"model.settings make no {model.family}: {' '.join(str(error).split())}") from error
+
+
+def _known(family: str) -> str:
+    """Return the model type of a family; transformers knows it afterwards if there is one."""
+    if family not in ("sandwich", SANDWICH):
+        return family
+    importlib.import_module("tuili.model.sandwich")
+    return SANDWICH
+
+
+def _config_of(folder: Path) -> PretrainedConfig:
+    _known(check_model_dir(folder)["model_type"])
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, StrictDataclassError) as error:
+        raise ModelFileError(f"{folder} holds no model that transformers knows: {error}") from error
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise ModelFileError(f"{folder} holds a {config.model_type}, which is no decoder that predicts the next token")
+    return config
+
+
+def _new(config: PretrainedConfig, seed: int) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model: nn.Module = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    return model
+
+
+def _loaded(folder: Path) -> nn.Module:
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            folder,
+            use_safetensors=True,
+            dtype=torch.float32,
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise ModelFileError(f"{folder} holds no decoder that transformers can load: {error}") from error
+    if missing := sorted(report["missing_keys"]):
+        raise ModelFileError(f"{folder} lacks {len(missing)} of its weights, such as {missing[0]}")
+    return model  # type: ignore[no-any-return]
+
+
+def save_tokenizer(tokenizer: TextTokenizer, folder: Path) -> None:
+    """Write the files of a tokenizer into a model's folder; those that it was brought with, or new ones."""
+    beside = tokenizer.path.parent
+    if (beside / TOKENIZER_FILES[0]).is_file():
+        shutil.copy(tokenizer.path, folder / "tokenizer.json")
+        for name in TOKENIZER_FILES:
+            if (beside / name).is_file():
+                shutil.copy(beside / name, folder / name)
+        return
+    end = tokenizer.tokenizer.id_to_token(tokenizer.end_id)
+    PreTrainedTokenizerFast(tokenizer_file=str(tokenizer.path), eos_token=end).save_pretrained(folder)
