@@ -49,7 +49,7 @@ def test_the_estimate_is_near_what_torch_would_allocate(spec, training, sizes):
     of_model = config(**sizes)
     ends = {0, spec.world_size - 1} if spec.pp > 1 else {0}
     found = max(dry_run(lambda: LlamaForCausalLM(of_model), spec, training, length=128, rank=rank) for rank in ends)
-    assert 0.92 * found < estimate(of_model, spec, training, length=128).total < 1.2 * found
+    assert 0.9 * found < estimate(of_model, spec, training, length=128).total < 1.2 * found
 
 
 def refuse_in_a_group():
