@@ -74,27 +74,34 @@ class Options:
     smoke: bool
     only: str
     full: bool = False
+    retrain: bool = False
 
     def wants(self, prefix: str) -> bool:
         """Tell whether a result whose name starts with `prefix` may be asked for."""
         return prefix.startswith(self.only) or self.only.startswith(prefix)
 
 
-def parse(description: str, arguments: Sequence[str] | None = None) -> Options:
-    """Read the command line. A folder given by `--data` must exist; a default one may be missing."""
+def parse(description: str, arguments: Sequence[str] | None = None, *, retrains: bool = False) -> Options:
+    """Read the command line; `--retrain` where it has an effect.
+
+    A folder given by `--data` must exist; a default one may be missing.
+    """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--data", type=Path, help="folder of data sets; else TUILI_DATA, else ../shared/data")
     parser.add_argument("--test", type=Path, help="score another set of the same format")
     extent = parser.add_mutually_exclusive_group()
     extent.add_argument("--smoke", action="store_true", help="a look at every part in at most a minute")
     extent.add_argument("--full", action="store_true", help="also what a default run leaves out for time")
+    if retrains:
+        parser.add_argument("--retrain", action="store_true", help="train anew what is else read from committed curves")
     parser.add_argument("--only", default="", metavar="PREFIX", help="results whose names start so")
     parser.add_argument("--out", type=Path, required=True, help="the JSON file to write")
     given = parser.parse_args(arguments)
     for path in (given.data, given.test):
         if path is not None and not path.exists():
             parser.error(f"there is no {path}")
-    return Options(given.out, find_data(given.data), given.test, given.smoke, given.only, given.full)
+    retrain = retrains and given.retrain
+    return Options(given.out, find_data(given.data), given.test, given.smoke, given.only, given.full, retrain)
 
 
 def find_data(given: Path | None) -> Path | None:
@@ -104,10 +111,14 @@ def find_data(given: Path | None) -> Path | None:
 
 
 def run(
-    description: str, measure: Callable[[Options], Iterable[Result]], arguments: Sequence[str] | None = None
+    description: str,
+    measure: Callable[[Options], Iterable[Result]],
+    arguments: Sequence[str] | None = None,
+    *,
+    retrains: bool = False,
 ) -> None:
     """Run a benchmark as a program: measure, keep what `--only` asks for, write the file."""
-    options = parse(description, arguments)
+    options = parse(description, arguments, retrains=retrains)
     if options.data is None:
         say("no folder of data sets (--data, TUILI_DATA); what needs none runs all the same")
     pin_threads()

@@ -27,7 +27,7 @@ from porting.texts import SOURCE_FILES, WIKI_SHARE  # noqa: E402
 from runner import find_data, pin_threads, say  # noqa: E402
 
 if TYPE_CHECKING:
-    from tuili.porting.layers import LayerPlan
+    from tuili.attention.plan import LayerPlan
 
 NUM_STEPS = 15
 LENGTH = 8192
@@ -84,8 +84,8 @@ def main() -> None:
     pin_threads()
     model, tokenizer = decoder()
 
+    from tuili.attention.plan import LayerPlan, Sparse, sandwich
     from tuili.porting.adapter import save
-    from tuili.porting.layers import LayerPlan, Sparse, sandwich
     from tuili.porting.texts import encode
     from tuili.porting.training import Training, distil
 

@@ -56,7 +56,7 @@ def _length(layers: Layers, name: str, flex: Callable[..., Any] | None, is_first
     sdpa = partial(torch.nn.functional.scaled_dot_product_attention, is_causal=True, enable_gqa=True)
     sides: dict[str, Callable[[], Any]] = {
         "dense": lambda: [sdpa(*inputs) for _, inputs in layers],
-        "tuili": lambda: [module.tuili(module, *inputs, None, module.scaling) for module, inputs in layers],
+        "tuili": lambda: [module.tuili(*inputs, None, module.scaling) for module, inputs in layers],
     }
     if flex is not None:
         sides["flex"] = lambda: [flex(*inputs) for _, inputs in layers]
@@ -77,22 +77,22 @@ def _selection(module: Any, inputs: Sequence[Any]) -> float | None:
     """Return what choosing blocks takes: the late tokens' call less attention over the blocks it chose, in seconds."""
     import torch
 
+    from tuili.attention import reader
     from tuili.attention.kernels import sparse_attention
-    from tuili.porting import forward
 
     calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
-    gated = forward.gated_attention
+    gated = reader.gated_attention
 
     def note(*args: Any, **keywords: Any) -> Any:
         calls.append((args, keywords))
         return gated(*args, **keywords)
 
     with torch.no_grad():
-        forward.gated_attention = note  # type: ignore[assignment]
+        reader.gated_attention = note  # type: ignore[assignment]
         try:
-            module.tuili(module, *inputs, None, module.scaling)
+            module.tuili(*inputs, None, module.scaling)
         finally:
-            forward.gated_attention = gated
+            reader.gated_attention = gated
         if not calls:  # all tokens lie before the crossover
             return None
         args, keywords = calls[0]

@@ -52,7 +52,7 @@ def some_layers(length: int) -> list[tuple[Any, tuple[Any, ...]]]:
     import torch
 
     import tuili
-    from tuili.porting.layers import Dense, LayerPlan
+    from tuili.attention.plan import Dense, LayerPlan
 
     model = decoder("fp32")
     modules = [model.model.layers[index].self_attn for index in LAYERS]

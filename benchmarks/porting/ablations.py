@@ -70,7 +70,7 @@ def ablation(name: str) -> Way:
 
 def _sparse(plan: Any, **changes: Any) -> Any:
     """Return a plan whose sparse layers are changed."""
-    from tuili.porting.layers import Sparse
+    from tuili.attention.plan import Sparse
 
     def changed(entry: Any) -> Any:
         return replace(entry, **changes) if isinstance(entry, Sparse) else entry

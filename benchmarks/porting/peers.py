@@ -35,20 +35,20 @@ def _attending(select: Select) -> Callable[..., tuple[Any, None]]:
     """Return an attention that is the ported layer's own, except that sparse layers read what `select` returns."""
     import torch
 
+    from tuili.attention.dense import dense_attention
     from tuili.attention.kernels import sparse_attention
-    from tuili.porting.dense import dense_attention
 
     def attention(module: Any, q: Any, k: Any, v: Any, mask: Any, scaling: float, **_: Any) -> tuple[Any, None]:
         layer = module.tuili
         if layer.kind != "sparse":
-            return layer(module, q, k, v, mask, scaling), None
+            return layer(q, k, v, mask, scaling), None
         budget, end = layer.entry.budget, k.shape[2]
         first = end - q.shape[2]
         near = min(max(layer.crossover - first, 0), q.shape[2])
         parts = []
         if near:
             until = first + near
-            parts.append(dense_attention(module, q[:, :, :near], k[:, :, :until], v[:, :, :until], scale=scaling))
+            parts.append(dense_attention(q[:, :, :near], k[:, :, :until], v[:, :, :until], scale=scaling))
         if near < q.shape[2]:
             far = q[:, :, near:]
             blocks = select(far, k, torch.arange(first + near, end), budget, scaling)

@@ -1,138 +1,21 @@
-"""Peers that walk: a REINFORCE walker as in MINERVA, searches without a learned policy, a Gumbel top-k pruner.
-
-All move in the same world as the policy, with the same beam.
-"""
+"""Peers in the policy's own world, with the same beam: a search without priors, and a Gumbel top-k pruner."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from reasoning.links_walks import Walks
-from tuili.reason.policy import Floats, Policy, sample
-from tuili.reason.ppo import Network, segment_log_softmax
-from tuili.reason.worlds.beam import Judge, best_with
-from tuili.reason.worlds.paths import FEATURES, STOP, Actions, Paths, Standing
+from tuili.reason.policy import Floats, Policy
+from tuili.reason.ppo import Network
+from tuili.reason.worlds.beam import best_with
+from tuili.reason.worlds.paths import FEATURES, Paths, Standing
 
 PRIORLESS = tuple(name for name in FEATURES if name not in ("stop", "hop", "degree", "at_head", "back"))
-BASELINE_DECAY = 0.95
 LEAST_MASS = 1e-4
-
-
-class Walker(nn.Module):
-    """A walker without priors: vectors of entities and relations, the action judged by its own.
-
-    Source: Das et al. 2018, "Go for a Walk and Arrive at the Answer", eq. 2; the history is the last relation
-    and the entity, where MINERVA has an LSTM.
-    """
-
-    def __init__(self, walks: Walks, width: int, seed: int) -> None:
-        super().__init__()
-        torch.manual_seed(seed)
-        facts = walks.links.facts
-        self.entities = nn.Embedding(facts.num_entities, width)
-        self.relations = nn.Embedding(facts.num_relations + 1, width)
-        self.state = nn.Sequential(nn.Linear(4 * width, 4 * width), nn.ReLU(), nn.Linear(4 * width, 2 * width))
-
-    def forward(self, world: Paths, standing: Standing, hop: int, actions: Actions) -> Tensor:
-        """Return the logit of every action, (E,)."""
-        relation = world.queries.relation_Q[standing.query_S]
-        last = np.where(standing.by_S < 0, self.relations.num_embeddings - 1, standing.by_S)
-        head = world.queries.head_Q[standing.query_S]
-        known = [self.relations(_tensor(relation)), self.relations(_tensor(last))]
-        known += [self.entities(_tensor(standing.at_S)), self.entities(_tensor(head))]
-        state_SD = self.state(torch.cat(known, 1))
-        taken = np.where(actions.relation_E == STOP, self.relations.num_embeddings - 1, actions.relation_E)
-        action_ED = torch.cat([self.relations(_tensor(taken)), self.entities(_tensor(actions.to_E))], 1)
-        return (state_SD[_tensor(actions.state_E)] * action_ED).sum(1)
-
-
-def _tensor(values: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(values))
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ReinforceConfig:
-    """How the walker is trained: it takes all training facts in turn, each with its own edge hidden."""
-
-    num_updates: int = 600
-    num_walks: int = 256
-    width: int = 48
-    learning_rate: float = 3e-3
-    entropy: float = 0.05
-
-
-def blind(walks: Walks) -> Walks:
-    """Return worlds without priors: training queries are all facts, rewards are hits only, edges cost nothing."""
-    facts = walks.links.facts
-    config = replace(walks.train.config, soft=0.0, cost=0.0)
-    edges = facts.triples_E3
-    nothing = np.zeros((len(edges), 1), np.float32).repeat(facts.num_entities, 1)
-    head, relation, tail = edges.T
-    queries = replace(
-        walks.train.queries, head_Q=head, relation_Q=relation, answer_Q=tail, priors={}, mixture_QN=nothing
-    )
-    train = Paths(walks.valid.graph, queries, config)
-    calm = replace(config, dropout=0.0)
-    held = (Paths(each.graph, each.queries, calm, dropped=PRIORLESS) for each in (walks.valid, walks.test))
-    return Walks(walks.priors, train, *held)
-
-
-def reinforce(walks: Walks, config: ReinforceConfig) -> Walker:
-    """Train the walker. Source: Williams 1992, "Simple Statistical Gradient-Following Algorithms" (REINFORCE)."""
-    rng = np.random.default_rng(walks.priors.seed)
-    walker = Walker(walks, config.width, walks.priors.seed)
-    optimizer = torch.optim.Adam(walker.parameters(), config.learning_rate)
-    baseline = 0.0
-    for update in range(config.num_updates):
-        entropy_weight = config.entropy * (1 - update / config.num_updates)
-        log_p_W, entropy, reward_W = _episode(walks.train, walker, config.num_walks, rng)
-        loss = -(torch.from_numpy(reward_W - baseline) * log_p_W).mean() - entropy_weight * entropy
-        baseline = BASELINE_DECAY * baseline + (1 - BASELINE_DECAY) * float(reward_W.mean())
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    return walker
-
-
-def _episode(world: Paths, walker: Walker, num_walks: int, rng: np.random.Generator) -> tuple[Tensor, Tensor, Floats]:
-    """Follow walks to their ends; return each one's summed log-probability, the mean entropy, and the rewards."""
-    choices = world.start(num_walks, rng)
-    log_p_W, entropies = torch.zeros(num_walks), []
-    reward_W = np.zeros(num_walks, np.float32)
-    step = None
-    while step is None or step.choices is not None:
-        walk_S, actions, choices = world.walk_S, world.current, world.current.choices
-        log_p_E = segment_log_p(walker(world, world.standing, world.hop, actions), choices.owner, len(choices))
-        picked = sample(log_p_E.detach().numpy(), choices.offsets, rng)
-        log_p_W = log_p_W.index_add(0, _tensor(walk_S), log_p_E[_tensor(choices.offsets[:-1] + picked)])
-        entropies.append(-(log_p_E.exp() * log_p_E).sum() / len(choices))
-        step = world.step(picked)
-        reward_W[walk_S] += step.reward_S
-    return log_p_W, torch.stack(entropies).mean(), reward_W
-
-
-def segment_log_p(logits_E: Tensor, owner_E: np.ndarray, num: int) -> Tensor:
-    """Return log-probabilities within each state."""
-    return segment_log_softmax(logits_E, _tensor(owner_E), num)
-
-
-def judged_by(world: Paths, walker: Walker) -> Judge:
-    """Return what judges actions as the walker does."""
-
-    def judge(walks: Standing, hop: int, actions: Actions) -> Floats:
-        with torch.no_grad():
-            logits_E = walker(world, walks, hop, actions)
-            found: Floats = segment_log_p(logits_E, actions.state_E, len(walks)).numpy()
-        return found
-
-    return judge
-
-
-# -- a pruner that is trained by gradients through what it keeps ------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -164,6 +47,10 @@ def prune(walks: Walks, config: PrunerConfig) -> Policy:
         loss.backward()
         optimizer.step()
     return network.export(world.feature_names)
+
+
+def _tensor(values: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(values))
 
 
 def _miss(world: Paths, network: Network, query_W: np.ndarray, width: int, rng: np.random.Generator) -> Tensor:

@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from reasoning import links_minerva
 from reasoning.links_data import Links
-from reasoning.links_peers import PrunerConfig, ReinforceConfig, blind, judged_by, prune, reinforce
+from reasoning.links_minerva import MinervaConfig
+from reasoning.links_peers import PRIORLESS, PrunerConfig, prune
 from reasoning.links_priors import PRIORS, SMOKE, Priors, Settings
 from reasoning.links_pykeen import RECIPES, test_ranks
 from reasoning.links_scoring import by_query, measure, ranks, rows
@@ -121,12 +123,10 @@ def _alone(found: Outcome) -> dict[str, np.ndarray]:
 def _peers(found: Outcome, curves: dict[str, list[Point]], width: int, *, is_smoke: bool) -> dict[str, np.ndarray]:
     """Return the test ranks of what is run beside: walkers and searches with the same beam, and pykeen's models."""
     setting, links, seed = found.walks, found.walks.links, found.walks.priors.seed
-    unseen = blind(setting)
-    config = ReinforceConfig(num_updates=3) if is_smoke else ReinforceConfig()
-    walker = reinforce(unseen, config)
-    uniform = search(unseen.test, following(of_prior()), width)
+    minerva = MinervaConfig(num_updates=3) if is_smoke else MinervaConfig()
+    uniform = search(setting.without(PRIORLESS).test, following(of_prior()), width)
     peers = {
-        "reinforce": beam_ranks(links, search(unseen.test, judged_by(unseen.test, walker), width)),
+        "reinforce": links_minerva.test_ranks(links, minerva, seed),
         "uniform": beam_ranks(links, uniform),
         "best_first": curves["prior"][-1].rank_Q,
         "pruner": curves["pruner"][-1].rank_Q,

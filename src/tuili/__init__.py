@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         TuiliError,
         UsageError,
     )
+    from tuili.model.sandwich import SandwichConfig, SandwichForCausalLM
     from tuili.porting.hf import port, unport
     from tuili.reason.answer import Answer
     from tuili.reason.dialogue import Dialogue
@@ -33,6 +34,8 @@ _HOMES = {
     "Dialogue": "tuili.reason.dialogue",
     "Reasoner": "tuili.reasoner",
     "ReasonerConfig": "tuili.reasoner",
+    "SandwichConfig": "tuili.model.sandwich",
+    "SandwichForCausalLM": "tuili.model.sandwich",
     "port": "tuili.porting.hf",
     "unport": "tuili.porting.hf",
 }
@@ -56,6 +59,8 @@ __all__ = [
     "ModelFileError",
     "Reasoner",
     "ReasonerConfig",
+    "SandwichConfig",
+    "SandwichForCausalLM",
     "SourceError",
     "StoreError",
     "TuiliError",

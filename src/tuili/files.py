@@ -54,6 +54,11 @@ def walk_path(kb: str) -> Path:
     return data_dir() / "walks" / f"{kb}.safetensors"
 
 
+def rules_path(kb: str) -> Path:
+    """Return where the rules that were mined from a base are kept, beside its walk."""
+    return walk_path(kb).with_suffix(".rules.json")
+
+
 def ensure_dir(path: Path) -> Path:
     """Create a folder and its parents.
 

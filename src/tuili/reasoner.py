@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from tuili.errors import DependencyError, InputError, ModelFileError, SourceError, StoreError
-from tuili.files import walk_path
+from tuili.files import rules_path, walk_path
 from tuili.knowledge.bases import available, ensure_base
 from tuili.knowledge.graph import Graph
 from tuili.knowledge.link import Linker
@@ -32,6 +32,7 @@ from tuili.reason.worlds.derivations import derive
 if TYPE_CHECKING:
     from tuili.model.encoder import Encoder
     from tuili.reason.decoder import FactReader
+    from tuili.reason.rulebook import Rulebook
     from tuili.reason.walk_answer import LearnedWalk
 
 P = ParamSpec("P")
@@ -43,9 +44,10 @@ class ReasonerConfig:
     """How much a question may cost, and what it may use.
 
     `max_nodes`: entities a search may touch, from 1. `time_limit_s`: after so long the best so far is the answer, with
-    a note; loading bases and models does not count. `neural`: whether the encoder may run. `learned`: whether a
-    walk learned for the base (`tuili learn`) answers where it is surer. `mix`: how much each part
-    of an edge weight counts; the decoder runs where its part does, which the shipped mix leaves out.
+    a note; loading bases and models does not count. `neural`: whether the encoder may run. `learned`: whether what
+    `tuili learn` left for the base is used: a walk answers where it is surer, rules infer where nothing is stated.
+    `mix`: how much each part of an edge weight counts; the decoder runs where its part does, which the shipped mix
+    leaves out.
     """
 
     max_nodes: int = MAX_NODES
@@ -102,6 +104,7 @@ class Reasoner:
         self.left_out: dict[str, str] = {}
         self._bases: dict[str, Base] = {}
         self._walks: dict[tuple[str, int], LearnedWalk] = {}
+        self._rules: dict[tuple[str, int], Rulebook] = {}
         self._no_encoder = "" if self.config.neural else "the encoder is switched off"
 
     def ask(self, question: str, *, kb: str | None = None, memory: Mapping[str, Value] | None = None) -> Answer:
@@ -160,6 +163,7 @@ class Reasoner:
         """Open all bases anew, without the facts added to their overlays."""
         self._bases.clear()
         self._walks.clear()
+        self._rules.clear()
 
     @cached_property
     def encoder(self) -> Encoder:
@@ -193,7 +197,10 @@ class Reasoner:
             clock.laps["neural"] = clock.laps.get("neural", 0.0) + clock.laps["weigh"]
         answer = conclude(question, base.graph, found, weigher)
         clock.lap("explain")
-        return self._surer(answer, found, base, clock) if self.config.learned else answer
+        if not self.config.learned:
+            return answer
+        answer = self._surer(answer, found, base, clock)
+        return self._inferred(answer, base.graph, clock, deadline) if answer.abstained else answer
 
     def _surer(self, answer: Answer, found: Candidates, base: Base, clock: Clock) -> Answer:
         """Return the learned walk's answer where there is a walk and it is surer than `answer`."""
@@ -208,6 +215,25 @@ class Reasoner:
         if walked is None or walked.confidence < CERTAIN:
             return answer
         return walked if answer.abstained or walked.confidence > answer.confidence else answer
+
+    def _inferred(self, answer: Answer, graph: Graph, clock: Clock, deadline: float) -> Answer:
+        """Return what rules mined from the base infer, where there are any; else `answer`, which states nothing."""
+        path = rules_path(graph.name)
+        if not path.is_file():
+            return answer
+        from tuili.reason.inferring import infer
+        from tuili.reason.rulebook import load_rules
+        from tuili.reason.walk_file import fingerprint
+
+        key = (graph.name, path.stat().st_mtime_ns)
+        try:
+            if key not in self._rules:
+                self._rules[key] = load_rules(path, fingerprint(graph))
+        except ModelFileError as error:
+            return replace(answer, notes=(*answer.notes, f"the rules are left out: {error}"))
+        found = infer(answer, graph, self._rules[key], deadline)
+        clock.lap("infer")
+        return found or answer
 
     def _walk(self, base: Base, path: Path) -> LearnedWalk:
         """Open the walk learned for a base, once as long as its file is the same."""

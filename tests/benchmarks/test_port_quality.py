@@ -17,8 +17,8 @@ import port_quality
 import runner
 import tuili
 from porting.texts import SOURCE_FILES, is_python, long_strings, texts
+from tuili.attention.plan import Dense, LayerPlan, Sparse
 from tuili.attention.select import Budget
-from tuili.porting.layers import Dense, LayerPlan, Sparse
 
 SOURCE = "\n\n".join(
     f'def name_{index}(value):\n    """Return it."""\n    return value + {index}' for index in range(12)

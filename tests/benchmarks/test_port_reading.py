@@ -20,8 +20,8 @@ from porting.perplexity import MARGIN, increases, key_tokens, on_key_tokens, siz
 from porting.questions import Context, Question
 from porting.watching import histogram, lift_rows, recall_row, recalls, watching
 from tuili.attention.kernels import select_blocks
+from tuili.attention.plan import Dense, LayerPlan, Sparse
 from tuili.attention.select import Budget
-from tuili.porting.layers import Dense, LayerPlan, Sparse
 
 BUDGET = Budget(block=16, keep=6, sink=1, local=2)
 CROSSOVER = 112

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from tuili.porting.layers import LayerPlan
+from tuili.attention.plan import LayerPlan
 
 
 @pytest.fixture

@@ -3,11 +3,11 @@ import json
 import pytest
 import torch
 
+from tuili.attention.plan import Dense, LayerPlan, Sparse
 from tuili.attention.select import Budget
 from tuili.model.hf import LanguageModel
 from tuili.porting import training
 from tuili.porting.adapter import load
-from tuili.porting.layers import Dense, LayerPlan, Sparse
 
 PLAN = LayerPlan(
     default=Sparse(budget=Budget(block=8, keep=6, sink=1, local=2), sub=2), layers={0: Dense()}, crossover=64

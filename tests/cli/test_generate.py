@@ -2,11 +2,11 @@ import json
 
 import pytest
 
+from tuili.attention.plan import Dense, LayerPlan, Sparse
 from tuili.attention.select import Budget
 from tuili.model.hf import LanguageModel
 from tuili.porting import folder
 from tuili.porting.adapter import fingerprint
-from tuili.porting.layers import Dense, LayerPlan, Sparse
 
 WHOLE = LayerPlan(default=Sparse(budget=Budget(block=8, keep=100)), layers={0: Dense()}, crossover=16)
 NARROW = LayerPlan(default=Sparse(budget=Budget(block=4, keep=3, sink=1, local=1)), layers={0: Dense()}, crossover=16)

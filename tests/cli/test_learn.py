@@ -70,3 +70,26 @@ def test_a_damaged_walk_is_left_out_and_said(people, tuili):
 def test_curves_are_drawn_as_svg_or_png_only(people, tuili, name):
     shown = tuili("learn", "people", "--curves", name)
     assert shown.code == 2 and ".svg or .png" in shown.err
+
+
+def test_rules_of_the_base_are_mined_shown_and_infer(home, tuili, tmp_path):
+    facts = [Edge(f"Person {at}", "works for", f"Firm {at}", 1.0, f"work.tsv:{at}") for at in range(30)]
+    facts += [Edge(f"Firm {at}", "based in", f"Town {at}", 1.0, f"firms.tsv:{at}") for at in range(30)]
+    facts += [Edge(f"Person {at}", "lives in", f"Town {at}", 1.0, f"people.tsv:{at}") for at in range(20)]
+    build(home / "kb" / "people.sqlite", facts, origin="made")
+    rule = "lives in(X,Y) ← works for(X,Z), based in(Z,Y)"
+    shown = tuili("learn", "people", "--words-only", "--updates", 1)
+    assert shown.code == 0, shown.err
+    assert "6 rules of the base" in shown.out and "support 20 of 20, confidence 1.00" in shown.out
+    assert rule in " ".join(tuili("learn", "people", "--words-only", "--updates", 1, "--json").json["rules"])
+    (home / "walks" / "people.safetensors").unlink()
+    question = "Which town does Person 25 live in?"
+    explained = tuili("ask", "--kb", "people", "--explain", question)
+    assert f"Town 25: {rule}  support 20 of 20, confidence 1.00" in explained.out
+    assert "(inferred, not stated: the base has no fact" in explained.out
+    asked = tuili("ask", "--kb", "people", "--json", question)
+    assert asked.json["inferences"][0]["rule"] == rule and asked.json["sources"] == ["work.tsv:25", "firms.tsv:25"]
+    (tmp_path / "a.json").write_text(asked.out, encoding="utf-8")
+    assert tuili("verify", tmp_path / "a.json").code == 0
+    (tmp_path / "a.json").write_text(asked.out.replace('"support": 20', '"support": 21'), encoding="utf-8")
+    assert tuili("verify", tmp_path / "a.json").code != 0

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from tuili.attention.gate import Gate, GateShape
+from tuili.attention.plan import Dense, LayerPlan, Sparse
 from tuili.attention.select import Budget
 from tuili.model.hf import LanguageModel
 from tuili.porting.adapter import Adapter, fingerprint, save
-from tuili.porting.layers import Dense, LayerPlan, Sparse
 
 PLAN = LayerPlan(
     default=Sparse(budget=Budget(block=8, keep=6, sink=1, local=2), sub=2), layers={0: Dense()}, crossover=64

@@ -7,11 +7,11 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from tuili import port
 from tuili.attention.gate import Gate, GateShape
+from tuili.attention.plan import Dense, LayerPlan, Pooled, Sparse
 from tuili.attention.select import Budget
 from tuili.errors import InputError, ModelFileError, UsageError
 from tuili.porting.adapt import AdaptConfig, Adapting
 from tuili.porting.adapter import load, save
-from tuili.porting.layers import Dense, LayerPlan, Pooled, Sparse
 
 BUDGET = Budget(block=4, keep=4, sink=1, local=2)
 PLAN = LayerPlan(default=Sparse(budget=BUDGET, sub=2), layers={0: Dense()}, crossover=0)

@@ -10,12 +10,12 @@ from safetensors.torch import load_file, save_file
 
 from tuili import port, unport
 from tuili.attention.gate import Gate, GateShape
+from tuili.attention.plan import Dense, LayerPlan, Sparse
 from tuili.attention.select import Budget
 from tuili.errors import ModelFileError, UsageError
 from tuili.porting import adapter as module
 from tuili.porting.adapter import Adapter, fingerprint, load, save, shipped
 from tuili.porting.hf import report
-from tuili.porting.layers import Dense, LayerPlan, Sparse
 from tuili.porting.lowrank import LowRank
 
 PLAN = LayerPlan(default=Sparse(budget=Budget(keep=64)), layers={0: Dense()}, crossover=0)

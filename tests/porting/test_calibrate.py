@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from tuili import InputError, UsageError, port, unport
+from tuili.attention.plan import Dense, LayerPlan, wide
 from tuili.porting.calibrate import CalibrateConfig, Way, calibrate, choose_ways, split
-from tuili.porting.layers import Dense, LayerPlan, wide
 from tuili.porting.passes import losses
 
 CONFIG = CalibrateConfig(max_loss=0.5, keeps=(6, 12), crossover=32)

@@ -6,11 +6,11 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from tuili import UsageError, port, unport
+from tuili.attention.plan import Dense, LayerPlan, Sparse
 from tuili.attention.select import Budget
 from tuili.errors import InputError, ModelFileError
 from tuili.porting.adapter import Adapter, fingerprint, load, save
 from tuili.porting.distill import DistillConfig, Distiller, windows
-from tuili.porting.layers import Dense, LayerPlan, Sparse
 
 BUDGET = Budget(block=4, keep=8, sink=1, local=2)
 CONFIG = DistillConfig(budget=BUDGET, width=8, sub=2, queries=2, samples=64, rows=32, inner_steps=4, lr=5e-3)

@@ -2,10 +2,10 @@ import pytest
 import torch
 
 from tuili import InputError, LimitError, port
+from tuili.attention.plan import Dense, LayerPlan, Sparse
 from tuili.attention.select import Budget
 from tuili.model.hf import LanguageModel
 from tuili.porting.generate import Generator, Reply, check_room, difference, prompt_ids
-from tuili.porting.layers import Dense, LayerPlan, Sparse
 
 NARROW = LayerPlan(default=Sparse(budget=Budget(block=4, keep=3, sink=1, local=1)), layers={0: Dense()}, crossover=16)
 

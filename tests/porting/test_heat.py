@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from tuili import DependencyError
+from tuili.attention.plan import Dense, LayerPlan, Sparse
 from tuili.attention.select import Budget
 from tuili.porting import heat
 from tuili.porting.heat import Word, draw, words_along
-from tuili.porting.layers import Dense, LayerPlan, Sparse
 from tuili.porting.measure import measure
 
 PLAN = LayerPlan(

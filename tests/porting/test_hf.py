@@ -24,12 +24,12 @@ import tuili
 from tuili.attention.cache import GatePool
 from tuili.attention.gate import Gate
 from tuili.attention.offset import kept_log_mass
+from tuili.attention.plan import Dense, LayerPlan, Pooled, Sparse
 from tuili.attention.pooled import MeanPool
 from tuili.attention.select import Budget, select
 from tuili.errors import InputError, UsageError
-from tuili.porting.forward import PortedLayer
 from tuili.porting.hf import NAME, port, report, unport
-from tuili.porting.layers import Dense, LayerPlan, Pooled, Sparse
+from tuili.porting.ported import PortedLayer
 
 FULL = LayerPlan(default=Sparse(budget=Budget(keep=64)), crossover=0)
 MIXED = LayerPlan(default=Sparse(budget=Budget(keep=64)), crossover=40)
@@ -377,7 +377,7 @@ class TestBlocks:
         hook = ported.register_forward_pre_hook(lambda _, args: given.append(args))
         _, [(blocks, _, _)] = self.watched(decoder, ids)
         hook.remove()
-        _, q, k, _, _, scale = given[0]
+        q, k, _, _, scale = given[0]
         late, budget = q[:, :, 40:], SMALL.default.budget
         positions = torch.arange(40, 200)
         offset = kept_log_mass(late, k, positions, budget, scale=scale, num_gate_queries=3)
@@ -707,7 +707,7 @@ def test_the_mask_function_is_registered_with_the_attention(make_decoder):
 
 
 def test_the_functions_are_not_hidden_by_their_package():
-    script = "import tuili.porting.hf, tuili.porting.layers, tuili; print(tuili.port.__name__, tuili.unport.__name__)"
+    script = "import tuili.porting.hf, tuili.attention.plan, tuili; print(tuili.port.__name__, tuili.unport.__name__)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["port", "unport"]
     assert tuili.port is port and tuili.unport is unport

@@ -7,9 +7,9 @@ from transformers import AutoModelForCausalLM
 
 from tuili import port, unport
 from tuili.attention.gate import Gate
+from tuili.attention.plan import Dense, LayerPlan
 from tuili.errors import UsageError
 from tuili.porting.adapter import Adapter, fingerprint
-from tuili.porting.layers import Dense, LayerPlan
 from tuili.porting.lowrank import PROJECTIONS, LowRank, LowRankLinear, factors, put, take_out
 
 DENSE = LayerPlan(default=Dense())

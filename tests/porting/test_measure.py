@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from tuili import InputError, UsageError, port, unport
+from tuili.attention.plan import Dense, LayerPlan, Sparse
 from tuili.attention.select import Budget
 from tuili.porting.hf import ported_layers
-from tuili.porting.layers import Dense, LayerPlan, Sparse
 from tuili.porting.measure import measure
 from tuili.porting.report import to_json, to_text
 

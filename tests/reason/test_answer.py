@@ -5,7 +5,7 @@ import pytest
 from tuili.knowledge.query import Query, Var
 from tuili.reason.answer import Answer, Link, Number, Path, PathEdge, Pruned, Scored
 
-KEYS = {"steps",
+KEYS = {"steps", "inferences",
     "question", "answer", "entities", "value", "values", "abstained", "confidence", "reason", "nearest", "kb", "query",
     "links", "paths", "pruned", "notes", "sources", "timings_ms",
 }  # fmt: skip

@@ -21,6 +21,8 @@ import torch.distributed.pipelining
 import torch.distributed.tensor.parallel  # so that it is imported once, not in each process
 
 TIMEOUT_S = 120
+GRACE_S = 1.0
+"""How long others may take to say what went wrong, once one has failed."""
 
 
 def run_ranks(world_size: int, function: Callable[..., Any], *args: Any) -> list[Any]:
@@ -50,22 +52,32 @@ def run_ranks(world_size: int, function: Callable[..., Any], *args: Any) -> list
 
 
 def _collect(connections: list[Connection]) -> list[Any]:
-    """Return the result of each rank."""
-    results: dict[int, Any] = {}
+    """Return the result of each rank, or fail with what went wrong first, which peers that lost it only follow."""
+    outcomes: dict[int, tuple[float, bool, Any]] = {}
     deadline = time.monotonic() + TIMEOUT_S
-    while len(results) < len(connections):
-        waiting = {connection: rank for rank, connection in enumerate(connections) if rank not in results}
+    while len(outcomes) < len(connections):
+        waiting = {connection: rank for rank, connection in enumerate(connections) if rank not in outcomes}
         if not (ready := wait(waiting, max(0.0, deadline - time.monotonic()))):
-            pytest.fail(f"the ranks {sorted(waiting.values())} were not done after {TIMEOUT_S} s")
+            break
         for connection in ready:
-            rank = waiting[connection]  # type: ignore[index]
-            try:
-                is_done, results[rank] = pickle.loads(connection.recv_bytes())  # type: ignore[union-attr]
-            except EOFError:
-                pytest.fail(f"rank {rank} died")
-            if not is_done:
-                pytest.fail(f"rank {rank} raised\n{results[rank]}", pytrace=False)
-    return [results[rank] for rank in range(len(connections))]
+            outcome = _receive(connection)  # type: ignore[arg-type]
+            outcomes[waiting[connection]] = outcome  # type: ignore[index]
+            if not outcome[1]:
+                deadline = min(deadline, time.monotonic() + GRACE_S)
+    if failed := sorted((when, rank) for rank, (when, is_done, _) in outcomes.items() if not is_done):
+        rank = failed[0][1]
+        pytest.fail(f"rank {rank} {outcomes[rank][2]}", pytrace=False)
+    if len(outcomes) < len(connections):
+        pytest.fail(f"the ranks {sorted(waiting.values())} were not done after {TIMEOUT_S} s")
+    return [outcomes[rank][2] for rank in range(len(connections))]
+
+
+def _receive(connection: Connection) -> tuple[float, bool, Any]:
+    """Return when a rank was done, whether it went well, and its result or what went wrong; death comes first."""
+    try:
+        return pickle.loads(connection.recv_bytes())
+    except EOFError:
+        return 0.0, False, "died"
 
 
 def _run(
@@ -76,10 +88,10 @@ def _run(
         dist.init_process_group(
             "gloo", init_method=f"file://{store}", rank=rank, world_size=world_size, timeout=timedelta(seconds=60)
         )
-        outcome = True, function(*args)
+        result, is_done = function(*args), True
     except BaseException:
-        outcome = False, traceback.format_exc()
+        result, is_done = f"raised\n{traceback.format_exc()}", False
     # Pickled here, since a connection would share the memory of tensors with a process that is gone soon.
-    sending.send_bytes(pickle.dumps(outcome))
-    if outcome[0]:
-        dist.barrier()
+    sending.send_bytes(pickle.dumps((time.monotonic(), is_done, result)))
+    if is_done:
+        time.sleep(TIMEOUT_S)  # peers may still need this rank; the parent ends it

@@ -31,11 +31,19 @@ TRAINING = TrainingConfig(learning_rate=1e-2)
 
 
 def make_model(kind: str) -> nn.Module:
-    """Return a decoder with the same weights on every call: llama, tied (its embeddings) or qwen3 (norms of heads)."""
+    """Return a decoder with the same weights on every call.
+
+    Args:
+        kind: llama, mild (smaller weights), tied (its embeddings are its head) or qwen3 (norms of heads, tied); with
+            "-64" after it in float64, where layouts differ by rounding of 1e-15 only.
+    """
+    if kind.endswith("-64"):
+        return make_model(kind.removesuffix("-64")).double()
     torch.manual_seed(0)
     if kind == "qwen3":
         return Qwen3ForCausalLM(Qwen3Config(**SIZES, tie_word_embeddings=True))
-    return LlamaForCausalLM(LlamaConfig(**SIZES, tie_word_embeddings=kind == "tied"))
+    sizes = {**SIZES, "initializer_range": 0.02} if kind == "mild" else SIZES
+    return LlamaForCausalLM(LlamaConfig(**sizes, tie_word_embeddings=kind == "tied"))
 
 
 def batches(num_steps: int, rows: int = ROWS) -> Iterator[Batch]:

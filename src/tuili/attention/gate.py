@@ -94,8 +94,7 @@ class Gate(nn.Module):
         Queries and keys share one random orthonormal basis: the score is exact up to the directions it leaves out.
         Heads that share a gate query are averaged. `scale` is the attention's; None: head_dim ** -0.5.
         """
-        square_de = nn.init.orthogonal_(torch.empty(max(shape.head_dim, shape.width), shape.width))
-        return cls(shape)._set(square_de[: shape.head_dim], scale)
+        return cls(shape).start_low_rank(scale)
 
     @classmethod
     def training_free(cls, heads: int, groups: int, head_dim: int, sub: int, scale: float | None = None) -> Gate:
@@ -133,11 +132,18 @@ class Gate(nn.Module):
         basis_k_Gde = inverse_k @ right.transpose(1, 2)[..., : shape.width] * share
         return cls(shape)._set(basis_q_Gde, scale, basis_k_Gde)
 
+    def start_low_rank(self, scale: float | None = None) -> Gate:
+        """Set the weights to those of `Gate.low_rank` and return the gate."""
+        size = max(self.shape.head_dim, self.shape.width), self.shape.width
+        square_de = torch.linalg.qr(torch.randn(size, dtype=torch.float32, device=self.bias.device))[0]
+        return self._set(square_de[: self.shape.head_dim], scale)
+
     @torch.no_grad()
     def _set(self, basis: Tensor, scale: float | None, basis_k: Tensor | None = None) -> Gate:
         """Set the weights from a basis [d, e] or [G, d, e] for queries and, if none is given, for keys as well."""
         shape, per_group = self.shape, self.shape.heads // self.shape.groups
-        share_RQ = nn.functional.one_hot(torch.arange(per_group) * shape.queries // per_group, shape.queries).float()
+        heads_R = torch.arange(per_group, device=basis.device)
+        share_RQ = nn.functional.one_hot(heads_R * shape.queries // per_group, shape.queries).float()
         factor = shape.head_dim**-0.5 if scale is None else scale
         basis_Gde = basis.expand(shape.groups, -1, -1)
         q_proj = torch.einsum("rq,gde->grdqe", share_RQ / share_RQ.sum(0), basis_Gde * factor)
@@ -148,15 +154,18 @@ class Gate(nn.Module):
     def queries(self, q: Tensor) -> Tensor:
         """Return the gate queries [B, T, G, Q, e] of queries [B, H, T, d], in the dtype of `q`.
 
+        Where a gate's groups are spread over devices, those here are meant by H and G.
+
         Raises:
             InputError: `q` has another number of heads or head dim.
         """
-        shape = self.shape
-        if q.ndim != 4 or (q.shape[1], q.shape[3]) != (shape.heads, shape.head_dim):
+        shape, groups = self.shape, self.q_proj.shape[0]
+        heads = shape.heads // shape.groups * groups
+        if q.ndim != 4 or (q.shape[1], q.shape[3]) != (heads, shape.head_dim):
             raise InputError(
-                f"the gate is for {shape.heads} heads of {shape.head_dim}, the queries have the shape {list(q.shape)}"
+                f"the gate is for {heads} heads of {shape.head_dim}, the queries have the shape {list(q.shape)}"
             )
-        group_BGTf = q.unflatten(1, (shape.groups, -1)).transpose(2, 3).flatten(3)
+        group_BGTf = q.unflatten(1, (groups, -1)).transpose(2, 3).flatten(3)
         return _product(group_BGTf, self.q_proj).transpose(1, 2).unflatten(3, (shape.queries, shape.width))
 
     def keys(self, k: Tensor) -> Tensor:

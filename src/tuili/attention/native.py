@@ -47,6 +47,17 @@ class Problem(ctypes.Structure):
     ]
 
 
+class Backward(ctypes.Structure):
+    """What the gradient of attention over blocks is given; the same as `DsaBackward` in csrc/dsa.h."""
+
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in "batch groups heads_per_group queries keys dim".split()),
+        *((name, ctypes.c_int64) for name in "block keep parts threads".split()),
+        *((name, ctypes.c_void_p) for name in "q k v grad_out blocks grad_q grad_k grad_v grad_gate packed".split()),
+        ("scale", ctypes.c_double),
+    ]
+
+
 @dataclass(frozen=True, slots=True)
 class Library:
     """The loaded library and the best level that this processor has."""
@@ -60,11 +71,23 @@ class Library:
         Raises:
             LimitError: there is not enough memory.
         """
-        if self.handle.tuili_dsa_run(ctypes.byref(problem), ctypes.c_int64(level)):
-            raise LimitError(
-                f"attention over {problem.keys} keys and {problem.queries} queries needs more memory than there is; "
-                "take fewer queries at a time or a smaller batch"
-            )
+        _check_room(self.handle.tuili_dsa_run(ctypes.byref(problem), ctypes.c_int64(level)), problem)
+
+    def run_backward(self, problem: Backward, level: int) -> None:
+        """Compute gradients in place; pointers and sizes must have been checked.
+
+        Raises:
+            LimitError: there is not enough memory.
+        """
+        _check_room(self.handle.tuili_dsa_backward(ctypes.byref(problem), ctypes.c_int64(level)), problem)
+
+
+def _check_room(failed: int, problem: Problem | Backward) -> None:
+    if failed:
+        raise LimitError(
+            f"attention over {problem.keys} keys and {problem.queries} queries needs more memory than there is; "
+            "take fewer queries at a time or a smaller batch"
+        )
 
 
 class KernelMissingError(DependencyError):
@@ -105,14 +128,15 @@ def _load() -> Library:
     again = "install tuili again"
     try:
         handle = ctypes.CDLL(str(path))
-        for name in ("tuili_dsa_level", "tuili_dsa_problem_bytes"):
+        for name in ("tuili_dsa_level", "tuili_dsa_problem_bytes", "tuili_dsa_backward_bytes"):
             getattr(handle, name).restype = ctypes.c_int64
-        num_bytes, level = handle.tuili_dsa_problem_bytes(), handle.tuili_dsa_level()
+        num_bytes = handle.tuili_dsa_problem_bytes(), handle.tuili_dsa_backward_bytes()
+        level = handle.tuili_dsa_level()
     except OSError as error:
         raise KernelMissingError(f"the compiled kernel {path.name} can't be loaded ({error})", again) from error
     except AttributeError as error:
         raise KernelMissingError(f"{path.name} is not the compiled kernel ({error})", again) from error
-    if num_bytes != ctypes.sizeof(Problem):
+    if num_bytes != (ctypes.sizeof(Problem), ctypes.sizeof(Backward)):
         raise KernelMissingError(f"the compiled kernel {path.name} belongs to another version of tuili", again)
     return Library(handle, level)
 

@@ -161,11 +161,13 @@ def log_gate(  # noqa: PLR0913
     start: Tensor | None = None,
     prior: Tensor | None = None,
     penalty: float = 0.0,
+    positions: Tensor | None = None,
 ) -> Tensor:
     """Return log M of the kept blocks [B, T, G, keep], 0 for sink and local blocks and for unused places.
 
     Added to the scores of a kept block's keys, it lets the gate learn with the model: gradients flow into `gate_q`,
-    `gate_k` and `bias`. Arguments as for `select`. Memory: B T G keep (block / sub) e values; call it in pieces.
+    `gate_k` and `bias`. Arguments as for `select`; `positions` [T] are the queries' key indices, by default the last
+    ones. Memory: B T G keep (block / sub) e values; call it in pieces.
 
     Raises:
         InputError, UsageError: as `select`.
@@ -176,8 +178,10 @@ def log_gate(  # noqa: PLR0913
     if not work.num_whole:
         return torch.zeros_like(blocks, dtype=torch.float32)
     at_BGTK = blocks.transpose(1, 2).long()
-    positions_T = torch.arange(num_keys - gate_q.shape[1], num_keys, device=gate_q.device)
-    forced_BTF = always_kept(positions_T, work.start_B, budget)
+    if positions is None:
+        positions = torch.arange(num_keys - gate_q.shape[1], num_keys, device=gate_q.device)
+    check_positions(positions, gate_q.shape[1], num_keys)
+    forced_BTF = always_kept(positions, work.start_B, budget)
     is_free_BGTK = (at_BGTK >= 0) & (at_BGTK[..., None] != forced_BTF[:, None, :, None]).all(-1)
     at_BGTK = at_BGTK.where(is_free_BGTK, work.first_B[:, None, None, None].clamp_max(work.num_whole - 1))
     log_mass_BGTK = work.log_mass(work.score_at(gate_q, at_BGTK, offset), at_BGTK, prior, penalty)

@@ -93,10 +93,10 @@ def command(**given: Any) -> None:
 
 
 def _calibrate(options: Options, on_progress: OnProgress) -> Calibrated:
+    from tuili.attention.plan import DENSE_UP_TO
     from tuili.model.hf import LanguageModel
     from tuili.porting import folder
     from tuili.porting.calibrate import CalibrateConfig, calibrate, split
-    from tuili.porting.layers import DENSE_UP_TO
 
     loaded = LanguageModel.load(options.model, on_progress=on_progress)
     if options.length > loaded.window:

@@ -12,8 +12,8 @@ import click
 from tuili.errors import InputError
 
 if TYPE_CHECKING:
+    from tuili.attention.plan import LayerPlan
     from tuili.cli.output import OnProgress
-    from tuili.porting.layers import LayerPlan
 
 FILE = click.Path(path_type=Path, dir_okay=False)
 TEXT = click.Path(path_type=Path)
@@ -45,7 +45,7 @@ def read_plan(path: Path | None) -> LayerPlan | None:
     """
     if path is None:
         return None
-    from tuili.porting.layers import LayerPlan
+    from tuili.attention.plan import LayerPlan
 
     try:
         text = path.read_text(encoding="utf-8")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.text import Text
     from rich.tree import Tree
 
-    from tuili.reason.answer import Answer, PathEdge
+    from tuili.reason.answer import Answer, Inference, PathEdge
 
 WIDTH = 160
 MIN_WIDTH = 20
@@ -32,6 +32,7 @@ def print_explanation(answer: Answer) -> None:
     console.print(Text(_verdict(answer), style="dim"))
     if answer.paths:
         console.print(_path_tree(answer))
+    _print_list(console, "rules", [_rule(item) for item in answer.inferences[:MAX_PATHS]])
     _print_list(console, "nearest", answer.nearest)
     _print_list(
         console,
@@ -52,6 +53,11 @@ def print_explanation(answer: Answer) -> None:
 def _verdict(answer: Answer) -> str:
     sure = f"confidence {answer.confidence:.2f}"
     return f"base {answer.kb}, {'abstained' if answer.abstained else sure}"
+
+
+def _rule(item: Inference) -> str:
+    counted = f"support {item.counted['support']} of {item.counted['num_cases']}, confidence {item.confidence:.2f}"
+    return f"{item.entity}: {item.rule}  {counted}"
 
 
 def _path_tree(answer: Answer) -> Tree:

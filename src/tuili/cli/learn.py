@@ -16,6 +16,7 @@ from tuili.errors import InputError, UsageError
 if TYPE_CHECKING:
     from tuili.reason.learning import Report
     from tuili.reason.reading import Reader
+    from tuili.reason.rulebook import BaseRule, Rulebook
     from tuili.reason.worlds.questions import Asked
     from tuili.reasoner import Base, Reasoner
 
@@ -76,19 +77,23 @@ def command(**given: Any) -> None:
     if options.curves is not None and options.curves.suffix.lower() not in (".svg", ".png"):
         raise UsageError(f"--curves can't write {options.curves.name!r}; its name must end in .svg or .png")
     with progress() as on_progress:
-        report, out = _learn(options, on_progress)
+        report, rules, out = _learn(options, on_progress)
     if options.curves is not None:
         from tuili.reason.curves import draw_curves
 
         draw_curves(report.curve, options.curves)
-    print_json({"out": str(out), **report.to_json()}) if options.as_json else _show(report, out)
+    if options.as_json:
+        print_json({"out": str(out), **report.to_json(), "rules": [_rule(one) for one in rules.rules]})
+    else:
+        _show(report, rules, out)
 
 
-def _learn(options: Options, on_progress: OnProgress) -> tuple[Report, Path]:
+def _learn(options: Options, on_progress: OnProgress) -> tuple[Report, Rulebook, Path]:
     from tuili.files import ensure_dir, walk_path
     from tuili.reason.learn import LearnConfig
     from tuili.reason.learning import Files, Watch, learn_base
     from tuili.reason.ppo import PPOConfig
+    from tuili.reason.rulebook import mine_base, save_rules
     from tuili.reason.walk_file import fingerprint, load
     from tuili.reason.worlds.hops import GraphHops
     from tuili.reasoner import Reasoner
@@ -116,7 +121,9 @@ def _learn(options: Options, on_progress: OnProgress) -> tuple[Report, Path]:
         load(options.start) if options.start else None,
         Watch(on_stage=on_progress, on_update=_Telling()),
     )
-    return report, out
+    rules = mine_base(base.graph, options.seed, on_progress)
+    save_rules(rules, out.with_suffix(".rules.json"))
+    return report, rules, out
 
 
 def _reader(options: Options, reasoner: Reasoner) -> Reader:
@@ -163,7 +170,7 @@ class _Telling:
         )
 
 
-def _show(report: Report, out: Path) -> None:
+def _show(report: Report, rules: Rulebook, out: Path) -> None:
     policy = report.policy
     click.echo(str(out))
     num = report.prior.num_questions
@@ -175,3 +182,10 @@ def _show(report: Report, out: Path) -> None:
     kept = "what PPO learned" if report.kept == "policy" else "the question alone, since PPO did no better"
     click.echo(f"kept: {kept}")
     click.echo(f"calibration error {report.ece:.1%} on the same questions")
+    click.echo(f"{len(rules.rules)} rules of the base hold surely enough to infer by")
+    for one in rules.rules[:MAX_SHOWN]:
+        click.echo(f"  {_rule(one)}")
+
+
+def _rule(rule: BaseRule) -> str:
+    return f"{rule.show()}  {rule.counted()}"

@@ -26,6 +26,7 @@ VERBS = {
     "distill": "Train gates for a decoder from its own attention.",
     "calibrate": "Choose what each layer of a decoder reads, from measured loss.",
     "train": "Train a model by a recipe, on one process or many; can be stopped and gone on with.",
+    "plan": "Rank the ways to lay out training on a cluster, by predicted step time.",
     "doctor": "Check the installation and say how to mend it.",
 }
 INTERRUPTED = 130

@@ -253,6 +253,15 @@ class Graph:
         ]
         return next(iter(stored + extra), None)
 
+    def triples(self) -> list[tuple[int, str, int]]:
+        """Return subject, relation and object of every fact; O(facts), for counting on a whole base."""
+        joined = "edge LEFT JOIN relation ON relation.id = edge.relation"
+        rows = self._rows(f"SELECT edge.id, subject, relation.name, object FROM {joined} ORDER BY edge.id")
+        if lost := next((number for number, _, name, _ in rows if name is None), None):
+            raise StoreError(f"{self.store.path.name} is damaged: fact {lost} has no relation; build it anew")
+        stored = [(subject, name, object_) for _, subject, name, object_ in rows]
+        return stored + [(one.subject, one.relation, one.object) for one in self._overlay]
+
     def closure(self, node: int, relation: str, *, inverse: bool = False) -> dict[int, tuple[Fact, ...]]:
         """Return everything that a transitive relation reaches from `node`, with the facts that lead there.
 

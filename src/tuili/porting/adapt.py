@@ -29,14 +29,14 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from tuili.attention.gate import Gate
+from tuili.attention.plan import LayerPlan, Pooled, Sparse
 from tuili.errors import InputError, ModelFileError, UsageError
 from tuili.files import atomic_path, read_safetensors_header
 from tuili.porting import lowrank
 from tuili.porting.adapter import Adapter, fingerprint
-from tuili.porting.forward import PortedLayer
 from tuili.porting.hf import port, report, unport
-from tuili.porting.layers import LayerPlan, Pooled, Sparse
 from tuili.porting.lowrank import PROJECTIONS, Factors, LowRank
+from tuili.porting.ported import PortedLayer
 
 FORMAT = "tuili-adapt-1"
 BETAS = (0.9, 0.98)

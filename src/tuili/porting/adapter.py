@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tuili.attention.gate import Gate, GateShape
+from tuili.attention.plan import LayerPlan
 from tuili.errors import InputError, ModelFileError, UsageError
 from tuili.files import TensorEntry, atomic_path, read_safetensors_header
-from tuili.porting.layers import LayerPlan
 from tuili.porting.lowrank import LowRank, projection
 
 FORMAT = "tuili-adapter-1"

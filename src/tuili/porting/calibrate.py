@@ -21,10 +21,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from tuili.attention.gate import Gate
+from tuili.attention.plan import DENSE_UP_TO, Dense, Entry, LayerPlan, Pooled, Sparse, wide
 from tuili.attention.select import Budget
 from tuili.errors import InputError, UsageError
 from tuili.porting.hf import port, ported_layers, unport, whole_layers
-from tuili.porting.layers import DENSE_UP_TO, Dense, Entry, LayerPlan, Pooled, Sparse, wide
 from tuili.porting.passes import decoder_layers, losses, replaced_forward
 
 KEEPS = (32, 48, 64, 96)

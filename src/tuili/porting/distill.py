@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -140,7 +141,7 @@ class Distiller:
             InputError: a text is too short to learn from.
         """
         self._total = total
-        with attention_swapped(self.model, NAME, _teaching(self._learn)):
+        with watched_attention(self.model, NAME, self._learn):
             while self.index < total:
                 self._losses, self._recalls = [], []
                 ids = texts(self.index).to(self.model.device)
@@ -194,17 +195,7 @@ class Distiller:
 
     def _begin(self, layer: int, q: Tensor, k: Tensor, scale: float) -> Gate:
         """Return a new gate that scores like the model's own queries and keys, as far as its sizes allow."""
-        heads, groups, head_dim = q.shape[1], k.shape[1], k.shape[3]
-        width, sub = self.config.shape_of(layer)
-        shape = GateShape(
-            heads=heads,
-            groups=groups,
-            head_dim=head_dim,
-            queries=self.config.queries,
-            width=min(width, head_dim),
-            sub=sub,
-        )
-        self._adopt(layer, Gate.balanced(shape, q[0], k[0], scale))
+        self._adopt(layer, gate_for(self.config, layer, q, k, scale))
         return self.gates[layer]
 
     def _adopt(self, layer: int, gate: Gate) -> None:
@@ -265,6 +256,21 @@ class Distiller:
                     state = {"step": part["step"], "exp_avg": part["mean"], "exp_avg_sq": part["square"]}
                     self._optimizers[int(layer)].state[parameter] = state
         self.index = int(metadata["index"])
+
+
+def gate_for(config: DistillConfig, layer: int, q: Tensor, k: Tensor, scale: float) -> Gate:
+    """Return a new gate that scores like queries [1, H, N, d] and keys [1, G, N, d], as far as its sizes allow."""
+    width, sub = config.shape_of(layer)
+    heads, groups, head_dim = q.shape[1], k.shape[1], k.shape[3]
+    sizes = {"queries": config.queries, "width": min(width, head_dim), "sub": sub}
+    return Gate.balanced(GateShape(heads=heads, groups=groups, head_dim=head_dim, **sizes), q[0], k[0], scale)
+
+
+def watched_attention(
+    model: PreTrainedModel, name: str, watch: Callable[[nn.Module, Tensor, Tensor, float], None]
+) -> AbstractContextManager[None]:
+    """Have a model show `watch` each layer's module, queries, keys and scale, with gradients, and attend densely."""
+    return attention_swapped(model, name, _teaching(watch))
 
 
 def windows(corpora: Mapping[str, Tensor], length: int, seed: int = 0) -> Callable[[int], Tensor]:

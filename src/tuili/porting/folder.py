@@ -18,6 +18,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from tuili.attention.plan import LayerPlan, Sparse
 from tuili.errors import InputError, ModelFileError, StoreError, UsageError
 from tuili.files import ensure_dir, sync
 from tuili.model import packaged
@@ -27,7 +28,6 @@ from tuili.model.local import read_json
 from tuili.porting import adapter as adapters
 from tuili.porting.adapter import Adapter, fingerprint
 from tuili.porting.hf import port
-from tuili.porting.layers import LayerPlan, Sparse
 
 FORMAT = "tuili-port-1"
 RECORD, ADAPTER = "tuili.json", "adapter.safetensors"

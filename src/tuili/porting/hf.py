@@ -12,36 +12,28 @@ static caches, packed sequences, attention weights as output, attention dropout.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
-from transformers.masking_utils import causal_mask_function
+from torch import nn
+from transformers import PreTrainedModel
 
 from tuili.attention import kernels
 from tuili.attention.gate import Gate
-from tuili.errors import InputError, UsageError
+from tuili.attention.plan import Entry, LayerPlan, Sparse, sandwich
+from tuili.attention.reader import Reader, chain
+from tuili.attention.recall import note_cache
+from tuili.errors import UsageError
+from tuili.model.reading import NAME, register
 from tuili.porting import lowrank
 from tuili.porting.adapter import Adapter, check, load, shipped
-from tuili.porting.forward import NAME, Origin, PortedLayer
-from tuili.porting.layers import Entry, LayerPlan, Sparse, sandwich
-from tuili.porting.pool import note_cache
+from tuili.porting.ported import Origin, PortedLayer
 
 PARTS = ("layer_idx", "q_proj", "k_proj", "v_proj", "num_key_value_groups")
 LAYER_TYPES = {"full_attention", "sliding_attention"}
-UNSUPPORTED = {
-    "softcap": "it caps the attention's logits",
-    "s_aux": "it has attention sinks",
-    "position_bias": "it adds a bias by position",
-    "cu_seq_lens_q": "the batch holds packed sequences",
-    "cache": "it runs with a paged cache",
-    "output_attentions": "attention weights are asked for, and they are never all computed",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +111,8 @@ def port(
         ModelFileError: the adapter's file is missing, damaged, or for another model.
     """
     modules = _attention_modules(model)
+    if any(isinstance(getattr(module, NAME, None), Reader) and _ported(module) is None for module in modules):
+        raise UsageError("the model is a sandwich: it reads by the plan of its configuration, layer_plan; change that")
     if any(_ported(module) for module in modules):
         raise UsageError("the model is ported already; call tuili.unport(model) before another plan")
     whole = whole_layers(model)
@@ -130,24 +124,15 @@ def port(
     for index, gate in gates.items():
         _check_gate(model.config, index, gate, plan.at(index) if index in whole else None)
     lowrank.put(model, found.low_rank if found is not None else {})
-    AttentionInterface.register(NAME, _attention)
-    AttentionMaskInterface.register(NAME, _padding_mask)
+    register()
     original = model.config._attn_implementation
     model.set_attn_implementation(NAME)
     for index, (module, window) in enumerate(zip(modules, windows, strict=True)):
         hook = module.register_forward_pre_hook(note_cache, with_kwargs=True)
         layer = PortedLayer(plan.at(index), plan.crossover, window, Origin(original, hook, source), gates.get(index))
         module.add_module(NAME, layer.to(module.q_proj.weight.device).train(module.training))
-    _tell_above(ported_layers(model))
+    chain(ported_layers(model))
     return model
-
-
-def _tell_above(layers: Sequence[PortedLayer]) -> None:
-    """Have sparse layers tell what they keep to the next sparse layer, where its prior is to hold that."""
-    sparse = [layer for layer in layers if layer.kind == "sparse"]
-    for below, layer in pairwise(sparse):
-        if isinstance(layer.entry, Sparse) and layer.entry.takes_prior("layer"):
-            layer.below, below.kept = (below,), []
 
 
 def unport(model: PreTrainedModel) -> PreTrainedModel:
@@ -246,77 +231,6 @@ def _adapter(
         found = load(path, model)
         return found, f"{path.name}, which comes with tuili ({found})"
     return None, f"none (gates of {len(gates)} layers were given)" if gates else "none (training-free gates)"
-
-
-def _attention(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    scaling: float | None = None,
-    dropout: float = 0.0,
-    **kwargs: Any,
-) -> tuple[Tensor, None]:
-    """Return the attention [B, T, H, d] and no weights; the form that the library's interface asks for."""
-    layer = _ported(module)
-    if layer is None:
-        raise UsageError(
-            "this attention layer is not ported, but its configuration is: two models share one configuration object; "
-            "give each its own, copy.deepcopy(config)"
-        )
-    for name, reason in UNSUPPORTED.items():
-        if kwargs.get(name) not in (None, False):
-            raise InputError(f"a ported model can't run this: {reason} ({name}); call tuili.unport(model) for it")
-    if dropout:
-        raise InputError(f"a ported model has no attention dropout, {dropout} is asked for; set attention_dropout to 0")
-    if attention_mask is not None and attention_mask.ndim != 2:
-        raise InputError(
-            f"a ported model can't read an attention mask of shape {list(attention_mask.shape)}; "
-            "give the padding mask [batch, keys], or call tuili.unport(model)"
-        )
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    return layer(module, query, key, value, attention_mask, scale), None
-
-
-def _padding_mask(  # noqa: PLR0913
-    batch_size: int,
-    q_length: int,
-    kv_length: int,
-    q_offset: int | Tensor = 0,
-    kv_offset: int = 0,
-    mask_function: Any = causal_mask_function,
-    attention_mask: Tensor | None = None,
-    local_size: int | None = None,
-    allow_is_causal_skip: bool = True,
-    **kwargs: Any,
-) -> Tensor | None:
-    """Return the padding mask of the keys [B, N], or None without padding; the form of the library's interface.
-
-    Raises:
-        InputError: the mask is more than causality, the model's window and padding, or keys are not yet written.
-    """
-    is_plain = mask_function is causal_mask_function or local_size is not None
-    if not is_plain or not allow_is_causal_skip:
-        raise InputError(
-            "a ported model can only mask padding, and this call masks more (packed sequences, which position_ids "
-            "that start anew look like; images; a mask function); give an attention_mask, or call tuili.unport(model)"
-        )
-    num_keys = kv_offset + kv_length
-    if int(q_offset) + q_length != num_keys:
-        raise InputError(
-            f"the call ends with token {int(q_offset) + q_length}, the attention mask or the cache with {num_keys}: "
-            "give a mask of all tokens and the default cache; a ported model has no static ones"
-        )
-    if attention_mask is None:
-        return None
-    if attention_mask.shape != (batch_size, num_keys):
-        raise InputError(
-            f"the attention mask has the shape {list(attention_mask.shape)}, the batch has {batch_size} rows and "
-            f"{num_keys} tokens with those of the cache; give a mask of all of them"
-        )
-    valid_BN = attention_mask[:, kv_offset:]
-    return None if bool(valid_BN.all()) else valid_BN
 
 
 def _ported(module: nn.Module) -> PortedLayer | None:

@@ -18,14 +18,14 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from tuili.attention.plan import LayerPlan, Sparse
+from tuili.attention.recall import num_bytes as pooled_bytes
 from tuili.attention.select import Budget
 from tuili.attention.target import Recall, attention_target, recall
 from tuili.errors import InputError
-from tuili.porting import pool
-from tuili.porting.forward import PortedLayer
 from tuili.porting.hf import LayerReport, plan_of, port, ported_layers, report, unport
-from tuili.porting.layers import LayerPlan, Sparse
 from tuili.porting.passes import logits, watched
+from tuili.porting.ported import PortedLayer
 
 NUM_SAMPLES = 64
 """Queries a layer whose attention is computed for the recall."""
@@ -157,7 +157,7 @@ def _prefill(model: PreTrainedModel, ids: Tensor, stage: str, on_progress: OnPro
         output = model.base_model(ids_1N, use_cache=True)
         seconds = time.perf_counter() - begin
     cache = output.past_key_values
-    num_bytes = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers) + pool.num_bytes(cache)
+    num_bytes = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers) + pooled_bytes(cache)
     return output.last_hidden_state[0, len(ids) // 2 - 1 :].clone(), seconds, num_bytes
 
 
@@ -256,7 +256,7 @@ class _Watcher:
 
     def _take_recall(self, blocks_BTGK: Tensor, first: int, num_keys: int) -> None:
         """Sample queries that have more candidates than the budget keeps."""
-        _, q, k, _, _, scale = self.inputs
+        q, k, _, _, scale = self.inputs
         least = max(first, self.budget.keep * self.budget.block)
         end = first + blocks_BTGK.shape[1]
         if least >= end:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from tuili.attention.plan import Dense, Pooled, Sparse
 from tuili.porting.hf import LayerReport
-from tuili.porting.layers import Dense, Pooled, Sparse
 from tuili.porting.measure import Kept, Measured
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from tuili.attention.gate import Gate
+from tuili.attention.plan import LayerPlan, Sparse, sandwich
 from tuili.errors import ModelFileError, UsageError
 from tuili.files import write_text
 from tuili.model.local import read_json
@@ -25,7 +26,6 @@ from tuili.porting.adapt import AdaptConfig, Adapting
 from tuili.porting.adapter import Adapter, fingerprint, save
 from tuili.porting.distill import DistillConfig, Distiller, windows
 from tuili.porting.hf import whole_layers
-from tuili.porting.layers import LayerPlan, Sparse, sandwich
 
 Result = TypeVar("Result", covariant=True)
 OnStep = Callable[[str, Any], None]

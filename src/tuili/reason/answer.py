@@ -104,9 +104,27 @@ class Step:
     source: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Inference:
+    """An entity that a rule infers, which the base doesn't state.
+
+    `keys`: where the rule's body begins and ends. `rule`: it in words. `counted`: its head, body, support and number of
+    cases, as `tuili.reason.rulebook.rule_json` gives them. `confidence`: support over cases.
+    """
+
+    entity: str
+    keys: tuple[str, str]
+    rule: str
+    counted: Mapping[str, Any]
+    confidence: float
+
+
 @dataclass(frozen=True)
 class Answer:
-    """The answer to a question, with its proof."""
+    """The answer to a question, with its proof.
+
+    With `inferences` the entities are inferred by rules; the paths are then the facts that rules follow.
+    """
 
     question: str
     text: str
@@ -124,6 +142,7 @@ class Answer:
     notes: tuple[str, ...] = ()
     values: tuple[Number, ...] = ()
     steps: tuple[Step, ...] = ()
+    inferences: tuple[Inference, ...] = ()
     timings_ms: Mapping[str, float] = field(default_factory=dict)
     features: Mapping[str, float] = field(default_factory=dict)
 
@@ -166,6 +185,7 @@ class Answer:
                 for path in self.paths
             ],
             "steps": [asdict(step) for step in self.steps],
+            "inferences": [inference_json(one) for one in self.inferences],
             "pruned": [
                 {"entity": item.entity, "weight": round(item.weight, 4), "reason": item.reason}
                 | ({"edge": edge_json(item.edge)} if item.edge else {})
@@ -187,6 +207,17 @@ def edge_json(edge: PathEdge) -> dict[str, Any]:
         "parts": {name: round(part, 4) for name, part in edge.parts.items()},
         "source": edge.source,
     } | ({"keys": list(edge.keys), "stated": edge.stated} if edge.keys else {})
+
+
+def inference_json(inference: Inference) -> dict[str, Any]:
+    """Return an inference as a JSON-ready object."""
+    return {
+        "entity": inference.entity,
+        "keys": list(inference.keys),
+        "rule": inference.rule,
+        **inference.counted,
+        "confidence": round(inference.confidence, 4),
+    }
 
 
 def _number(value: Number) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Checking an answer anew from the base alone: each fact, each step of a derivation, each weight.
+"""Checking an answer anew from the base alone: each fact, each step of a derivation, each rule, each weight.
 
 The document is what `tuili ask --json` printed, perhaps elsewhere and long ago. Facts are looked up by their keys;
 steps are put into their formulas, with units; givens are read from the question again; then the question is asked
@@ -14,6 +14,7 @@ from typing import Any
 
 from tuili.knowledge.graph import Fact, Graph
 from tuili.reason.answer import Answer
+from tuili.reason.audit_rules import check_inferences
 from tuili.reason.audit_steps import Check, check_steps
 from tuili.reason.document import all_edges, keys_of, number, text
 
@@ -58,6 +59,7 @@ def audit(document: Mapping[str, Any], graph: Graph, again: Answer | None) -> Au
     edges = list(all_edges(document))
     checks = [*(_fact(graph, edge) for edge in edges if "keys" in edge)]
     checks += check_steps(document, graph)
+    checks += check_inferences(document, graph)
     unsourced = [edge for edge in edges if not text(edge, "source")]
     checks += [Check(f"the source of {edge['subject']}", None, "the base names none") for edge in unsourced]
     checks += _asked_again(document, edges, again) if again else [_not_asked_again(document)]

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from tuili.errors import InputError, LimitError, UsageError
 from tuili.model.hf import LanguageModel
-from tuili.porting.forward import PortedLayer
 from tuili.porting.hf import port
+from tuili.porting.ported import PortedLayer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

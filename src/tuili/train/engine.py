@@ -24,11 +24,12 @@ from torch.optim import Optimizer
 from tuili.errors import InputError, UsageError
 from tuili.train.mesh import build_mesh, check_layout, dp_rank
 from tuili.train.optim import local_square_sum, make_optimizer, scale_gradients
-from tuili.train.parallelize import parallelize
+from tuili.train.parallelize import give_back, parallelize
 from tuili.train.precision import LossScale, check_no_autocast, computing, set_tf32
 from tuili.train.schedule import IGNORED, Batch, Passes, Pipeline
 from tuili.train.spec import ParallelSpec, TrainingConfig
 from tuili.train.split import cut, is_tied, stage_layers, stages_of
+from tuili.train.tensor import check_replicas
 from tuili.train.tied import TiedEmbedding
 
 
@@ -78,6 +79,7 @@ class Engine:
         self.spec, self.training, self.mesh, self.device = spec, training, mesh, device
         self.dp_rank, self.dp_size = dp_rank(mesh) if mesh is not None else 0, spec.dp_size
         self._scale = LossScale(training)
+        self._is_checked = False
         self._tied = TiedEmbedding(stages, spec, mesh) if tied and mesh is not None and spec.pp > 1 else None
         context = functools.partial(computing, training, device, is_managed=spec.dp_size > 1)
         self._passes: Passes | Pipeline = (
@@ -93,7 +95,7 @@ class Engine:
 
         Raises:
             InputError: the rows don't divide into micro-batches, differ where they must not, or no token has a label.
-            UsageError: called under autocast.
+            UsageError: called under autocast, or (at the first step) the model's tensor-parallel plan is incomplete.
         """
         check_no_autocast(self.device)
         num_tokens = self._agree(batch)
@@ -101,6 +103,7 @@ class Engine:
             part.train()
             optimizer.zero_grad()
         loss_sum = self._passes.train(self._to_device(batch), self._scale.factor / num_tokens)
+        self._check_first_gradients()
         if self._tied is not None:
             self._tied.sync()
         loss_sum, square_sum = self._sum(self._share(loss_sum), self._square_sum())
@@ -123,6 +126,8 @@ class Engine:
         for part in self.parts:
             part.eval()
         (loss_sum,) = self._sum(self._share(self._passes.evaluate(self._to_device(batch))))
+        for part in self.parts:
+            give_back(part)
         return loss_sum, num_tokens
 
     def state_dict(self) -> dict[str, Any]:
@@ -132,6 +137,13 @@ class Engine:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what `state_dict` returned."""
         self._scale.factor, self._scale.good_steps = float(state["loss_scale"]), int(state["good_steps"])
+
+    def _check_first_gradients(self) -> None:
+        if self._is_checked or self.mesh is None or self.spec.tp == 1:
+            return
+        for part in self.parts:
+            check_replicas(part, self.mesh["tp"])
+        self._is_checked = True
 
     def _to_device(self, batch: Batch) -> Batch:
         return Batch(ids_BT=batch.ids_BT.to(self.device), labels_BT=batch.labels_BT.to(self.device))
@@ -217,7 +229,7 @@ def build_engine(
     mesh = build_mesh(spec, device.type)
     model = make_model()
     _check_plain(model)
-    check_layout(spec, model.config)
+    check_layout(spec, training, model.config)
     tied = is_tied(model)
     stages = {0: model}
     if mesh is not None and spec.pp > 1:

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from tuili.errors import UsageError
-from tuili.train.spec import ParallelSpec
+from tuili.train.spec import ParallelSpec, TrainingConfig
 
 DIMENSIONS = ("pp", "dp_replicate", "dp_shard", "tp")
 SHARED_SIZES = ("num_attention_heads", "num_key_value_heads", "intermediate_size", "vocab_size")
@@ -49,16 +49,22 @@ def dp_rank(mesh: DeviceMesh) -> int:
     return mesh.get_local_rank("dp_replicate") * mesh.size(2) + mesh.get_local_rank("dp_shard")
 
 
-def check_layout(spec: ParallelSpec, config: Any) -> None:
-    """Check that a model can be laid out so.
+def check_layout(spec: ParallelSpec, training: TrainingConfig, config: Any) -> None:
+    """Check that a model can be laid out and trained so.
 
     Args:
         spec: the layout.
+        training: how to train.
         config: the model's, with Hugging Face's names.
 
     Raises:
-        UsageError: a size does not divide, or stages have no layers.
+        UsageError: a size does not divide, stages have no layers, or a schedule can't do what is asked for.
     """
+    if training.activation_checkpointing and spec.schedule.endswith("ZeroBubble"):
+        raise UsageError(
+            f"{spec.schedule} goes back through a layer in two parts, between which torch can't keep what "
+            "activation_checkpointing computes again; leave it out, or take 1F1B or Interleaved1F1B"
+        )
     if spec.tp > 1:
         for name in SHARED_SIZES:
             if (size := getattr(config, name)) % spec.tp:

@@ -37,3 +37,10 @@ def parallelize(part: nn.Module, spec: ParallelSpec, training: TrainingConfig, m
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)
     return part
+
+
+def give_back(part: nn.Module) -> None:
+    """Leave a part with its own shards, in float32; without a backward pass gathered and cast parameters stay."""
+    for module in part.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()

@@ -15,7 +15,16 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.pipelining import PipelineStage
-from torch.distributed.pipelining.schedules import _PipelineSchedule, get_schedule_class
+from torch.distributed.pipelining.schedules import (
+    FORWARD,
+    RECV_F,
+    RESHARD,
+    SEND_F,
+    UNSHARD,
+    _PipelineSchedule,
+    _PipelineScheduleRuntime,
+    get_schedule_class,
+)
 
 from tuili.errors import InputError
 from tuili.train.spec import ONE_STAGE, ParallelSpec
@@ -145,10 +154,10 @@ class Pipeline:
 
     def _schedule(self, length: int, *, is_training: bool) -> _PipelineSchedule:
         if is_training not in self._schedules or self._schedules[is_training][0] != length:
-            self._schedules[is_training] = length, self._make_schedule()
+            self._schedules[is_training] = length, self._make_schedule(is_training=is_training)
         return self._schedules[is_training][1]
 
-    def _make_schedule(self) -> _PipelineSchedule:
+    def _make_schedule(self, *, is_training: bool) -> _PipelineSchedule:
         stages = [
             PipelineStage(part, index, self.spec.num_stages, self.device, group=self.group)
             for index, part in self.parts.items()
@@ -156,7 +165,17 @@ class Pipeline:
         make = get_schedule_class(self.spec.schedule)
         held = stages[0] if self.spec.schedule in ONE_STAGE else stages
         # Gradients are not divided by the number of micro-batches: the factor of the loss is right already.
-        return make(held, self.spec.passes, loss_fn=self._loss, scale_grads=False)  # type: ignore[arg-type]
+        schedule = make(held, self.spec.passes, loss_fn=self._loss, scale_grads=False)  # type: ignore[arg-type]
+        if isinstance(schedule, _PipelineScheduleRuntime) and not is_training:
+            _forget_backward(schedule)
+        return schedule
 
     def _loss(self, logits_BTV: Tensor, labels_BT: Tensor) -> Tensor:
         return loss_of(logits_BTV, labels_BT) * self._factor
+
+
+def _forget_backward(schedule: _PipelineScheduleRuntime) -> None:
+    """Have a schedule go forward only; torch's own evaluation fails where neighbouring stages share a process."""
+    kept = (FORWARD, SEND_F, RECV_F, UNSHARD, RESHARD)
+    for rank, actions in schedule.pipeline_order_with_comms.items():
+        schedule.pipeline_order_with_comms[rank] = [each for each in actions if each.computation_type in kept]

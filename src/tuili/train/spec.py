@@ -95,14 +95,17 @@ class ParallelSpec:
             )
         if self.micro_batches is not None:
             _check_count("micro_batches", self.micro_batches)
-        least = self.num_stages if self.schedule in ("1F1B", "ZBVZeroBubble") else self.pp
-        if self.schedule != "GPipe" and (self.passes < least or self.passes % self.pp):
-            raise UsageError(
-                f"{self.schedule} over pp={self.pp} needs micro_batches to be a multiple of {self.pp} and at least "
-                f"{least}, not {self.passes}"
-            )
+        self._check_passes()
         if self.layers_per_stage is not None:
             self._check_layers(self.layers_per_stage)
+
+    def _check_passes(self) -> None:
+        """Check what torch's schedules ask of the number of micro-batches."""
+        is_looped = self.schedule.startswith("Interleaved")
+        least = {"GPipe": 1, "1F1B": self.pp}.get(self.schedule, self.pp if is_looped else 2 * self.pp)
+        if self.passes < least or (is_looped and self.passes % self.pp):
+            wanted = f"a multiple of {self.pp} and at least {least}" if is_looped else f"at least {least}"
+            raise UsageError(f"{self.schedule} over pp={self.pp} needs micro_batches to be {wanted}, not {self.passes}")
 
     def _check_layers(self, counts: tuple[int, ...]) -> None:
         if len(counts) != self.num_stages:
@@ -143,13 +146,14 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         for name in ("learning_rate", "epsilon", "clip_norm"):
             value = getattr(self, name)
-            if not (value is None and name == "clip_norm") and not (0 < value < math.inf):
+            if not (value is None and name == "clip_norm") and not (_is_number(value) and 0 < value < math.inf):
                 raise UsageError(f"{name} must be a finite number over 0, not {value!r}")
-        if not 0 <= self.weight_decay < math.inf:
+        if not (_is_number(self.weight_decay) and 0 <= self.weight_decay < math.inf):
             raise UsageError(f"weight_decay must be a finite number, at least 0, not {self.weight_decay!r}")
         for name in ("beta1", "beta2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UsageError(f"{name} must be in 0 .. 1, 1 excluded, not {getattr(self, name)!r}")
+            value = getattr(self, name)
+            if not (_is_number(value) and 0 <= value < 1):
+                raise UsageError(f"{name} must be in 0 .. 1, 1 excluded, not {value!r}")
         if self.precision not in PRECISIONS:
             raise UsageError(f"there is no precision {self.precision!r}; choose one of {', '.join(PRECISIONS)}")
 
@@ -157,3 +161,7 @@ class TrainingConfig:
 def _check_count(name: str, value: object) -> None:
     if type(value) is not int or value < 1:
         raise UsageError(f"{name} must be a whole number, at least 1, not {value!r}")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

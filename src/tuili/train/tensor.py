@@ -14,6 +14,8 @@ import functools
 import re
 from typing import Any
 
+import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
@@ -21,6 +23,9 @@ from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, Ro
 from torch.distributed.tensor.placement_types import Placement
 
 from tuili.errors import UsageError
+from tuili.train.optim import local
+
+REPLICA_TOLERANCE = 0.01
 
 
 class Local(ParallelStyle):
@@ -80,6 +85,42 @@ def shard_tensors(part: nn.Module, mesh: DeviceMesh) -> None:
         for name in others:
             owner, _, attribute = name.rpartition(".")
             part.get_submodule(owner).register_parameter(attribute, weight)  # type: ignore[arg-type]
+
+
+@torch.no_grad()
+def check_replicas(part: nn.Module, mesh: DeviceMesh) -> None:
+    """Check that processes which hold the same parameter have the same gradient of it; called by all of them.
+
+    They have not where a module computes on a share of the heads and its model's plan does not say so. Norms are
+    compared, with room for rounding.
+
+    Raises:
+        UsageError: a gradient differs.
+    """
+    held = {name: each for name, each in part.named_parameters() if not _is_cut(each) and each.requires_grad}
+    if not held:
+        return
+    zero = torch.zeros((), device=mesh.device_type)
+    norms = torch.stack([zero if each.grad is None else local(each.grad).norm().float() for each in held.values()])
+    least, most = norms.clone(), norms
+    dist.all_reduce(least, dist.ReduceOp.MIN, group=mesh.get_group())
+    dist.all_reduce(most, dist.ReduceOp.MAX, group=mesh.get_group())
+    differs = ((most - least) > REPLICA_TOLERANCE * most).nonzero().flatten().tolist()
+    if differs:
+        index = differs[0]
+        raise UsageError(
+            f"the gradient of {list(held)[index]} differs between the {mesh.size()} processes that share matrices "
+            f"(norms {least[index]:.4g} to {most[index]:.4g}): its module computes on a share of the heads, which the "
+            "model's base_model_tp_plan must say ('replicated_with_grad_allreduce', or 'group_shard' if its parameters "
+            "have a row for each key-value group)"
+        )
+
+
+def _is_cut(parameter: nn.Parameter) -> bool:
+    """Tell whether the processes of a tensor-parallel group hold different parts of a parameter."""
+    if not isinstance(parameter, DTensor) or "tp" not in (parameter.device_mesh.mesh_dim_names or ()):
+        return False
+    return not parameter.placements[-1].is_replicate()
 
 
 def _tied_names(part: nn.Module) -> list[list[str]]:

@@ -12,10 +12,11 @@
 namespace {
 constexpr int W = 8;
 }
+#include "backward.h"
 #include "select.h"
 
 const tuili::Kernels tuili::avx2_kernels = {pack_strip<Single>, normalize<Single>, attend<Single>,
-    pack_gate<Single>, pack_means<Single>, select<Single>};
+    pack_gate<Single>, pack_means<Single>, select<Single>, pack_back, backward};
 // For gate keys in int8.
 const tuili::Kernels tuili::avx2int8_kernels = {nullptr, nullptr, nullptr, pack_gate<Duo>, pack_means<Duo>,
                                                 select<Duo>};

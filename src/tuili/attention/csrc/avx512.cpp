@@ -12,10 +12,11 @@
 namespace {
 constexpr int W = 16;
 }
+#include "backward.h"
 #include "select.h"
 
 const tuili::Kernels tuili::avx512_kernels = {pack_strip<Single>, normalize<Single>, attend<Single>,
-    pack_gate<Single>, pack_means<Single>, select<Single>};
+    pack_gate<Single>, pack_means<Single>, select<Single>, pack_back, backward};
 #if defined(__clang__)
 #pragma clang attribute pop
 #endif

@@ -240,6 +240,38 @@ int run(const DsaProblem& p, int64_t level) {
   return 0;
 }
 
+constexpr int64_t BACK_BYTES = 256 << 10;  // scores of a tile, which stay in the second-level cache
+constexpr int64_t BACK_TILE = 16;
+
+int run_backward(const DsaBackward& p, int64_t level) {
+  const Kernels& of = kernels(level, false);
+  const int64_t heads = p.batch * p.groups, strips = (p.keys + STRIP - 1) / STRIP, slots = p.keep * p.block / STRIP;
+  const int64_t per_token = slots * p.heads_per_group * STRIP;
+  const int64_t tile = most(least(BACK_BYTES / (per_token * 4), BACK_TILE), 1);
+  const int64_t tiles = (p.queries + tile - 1) / tile, tasks = heads * p.parts;
+  const auto take = [&](Arena arena, BackScratch* s) {
+    s->scores = arena.take<float>(tile * per_token);
+    s->products = arena.take<float>(tile * per_token);
+    s->entries = arena.take<int64_t>(tile * slots * 3);
+    s->next = arena.take<int64_t>(tile);
+    s->mine = arena.take<int64_t>(slots);
+    return arena.used;
+  };
+  BackScratch sized;
+  const int64_t bytes = take(Arena{nullptr}, &sized), num_threads = most(least(p.threads, tasks), 1);
+  const Freed own(bytes * num_threads);
+  if (!own.memory) return 1;
+  share_out(num_threads, heads * strips, [&](int64_t, int64_t i) { of.pack_back(p, i / strips, i % strips); });
+  share_out(num_threads, tasks, [&](int64_t thread, int64_t task) {
+    BackScratch s;
+    take(Arena{own.memory + thread * bytes}, &s);
+    const int64_t head = task / p.parts, part = task % p.parts;
+    for (int64_t i = part; i < tiles; i += p.parts)
+      of.backward(p, s, head, part, i * tile, least((i + 1) * tile, p.queries));
+  });
+  return 0;
+}
+
 }  // namespace
 }  // namespace tuili
 
@@ -253,3 +285,11 @@ EXPORT int64_t tuili_dsa_problem_bytes() { return sizeof(DsaProblem); }
 
 // Select, attend or both, at a level of at most tuili_dsa_level(). 0: done; 1: not enough memory.
 EXPORT int tuili_dsa_run(const DsaProblem* problem, int64_t level) { return tuili::run(*problem, level); }
+
+// Bytes of a gradient's problem, for the same reason.
+EXPORT int64_t tuili_dsa_backward_bytes() { return sizeof(DsaBackward); }
+
+// Compute gradients, at a level of at most tuili_dsa_level(). 0: done; 1: not enough memory.
+EXPORT int tuili_dsa_backward(const DsaBackward* problem, int64_t level) {
+  return tuili::run_backward(*problem, level);
+}

@@ -30,6 +30,18 @@ extern "C" struct DsaProblem {
   double scale, coverage, penalty;  // coverage 0: off
 };
 
+// The gradient of attention over given blocks; float32, everything contiguous. Heads of a group lie together.
+extern "C" struct DsaBackward {
+  int64_t batch, groups, heads_per_group, queries, keys, dim;  // dim: a multiple of 16
+  int64_t block, keep, parts, threads;  // parts: copies of the gradients of keys and values, added up by the caller
+  const float *q, *k, *v, *grad_out;    // [B, G, R, T, d], [B, G, N, d] twice, [B, G, R, T, d]
+  const int32_t* blocks;                // [B, T, G, keep] ascending, -1 unused
+  float *grad_q, *grad_k, *grad_v;      // [B, G, R, T, d], [parts, B, G, N, d] twice; begin as zeros
+  float* grad_gate;                     // [B, T, G, keep] begins as zeros, or null
+  float* packed;                        // [B, G, strips, 2, d, 16], room to work in
+  double scale;
+};
+
 namespace tuili {
 
 constexpr int STRIP = 16;      // keys side by side in a panel
@@ -91,6 +103,13 @@ struct Place {
   int64_t row, group, first, last;  // batch row, group, query tokens first <= t < last
 };
 
+// Memory of one thread that computes gradients, for a tile of tokens.
+struct BackScratch {
+  float *scores, *products;  // [tile][slots][R][16]
+  int64_t* entries;          // [tile * slots][3]
+  int64_t *next, *mine;      // [tile], [slots]
+};
+
 // The functions compiled for one instruction set.
 struct Kernels {
   void (*pack_strip)(const DsaProblem&, const Sizes&, int64_t row, int64_t group, int64_t strip, float* panel);
@@ -99,6 +118,8 @@ struct Kernels {
   void (*pack_gate)(const DsaProblem&, const Sizes&, int64_t row, int64_t group, int64_t panel, float* out);
   void (*pack_means)(const DsaProblem&, const Sizes&, int64_t row, int64_t group, int64_t panel, float* out);
   void (*select)(const DsaProblem&, const Sizes&, const Shared&, const Place&, const Scratch&);
+  void (*pack_back)(const DsaBackward&, int64_t head, int64_t strip);
+  void (*backward)(const DsaBackward&, const BackScratch&, int64_t head, int64_t part, int64_t first, int64_t last);
 };
 
 inline int64_t up(int64_t number, int64_t unit) { return (number + unit - 1) / unit * unit; }

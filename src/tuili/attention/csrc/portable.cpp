@@ -2,7 +2,8 @@
 namespace {
 constexpr int W = 4;
 }
+#include "backward.h"
 #include "select.h"
 
 const tuili::Kernels tuili::portable_kernels = {pack_strip<Single>, normalize<Single>, attend<Single>,
-    pack_gate<Single>, pack_means<Single>, select<Single>};
+    pack_gate<Single>, pack_means<Single>, select<Single>, pack_back, backward};

@@ -2,9 +2,9 @@ import json
 
 import pytest
 
+from tuili.attention.plan import Dense, LayerPlan, Pooled, Sparse, sandwich
 from tuili.attention.select import Budget
 from tuili.errors import InputError, UsageError
-from tuili.porting.layers import Dense, LayerPlan, Pooled, Sparse, sandwich
 
 PLAN = LayerPlan(
     default=Sparse(budget=Budget(block=8, keep=9, coverage=0.9, beam=4), sub=2),

@@ -1,4 +1,4 @@
-"""Dense and windowed attention, causal and linear in memory: the library's own SDPA path, or the compiled kernel.
+"""Dense and windowed attention, causal and linear in memory: PyTorch's SDPA, or the compiled kernel.
 
 Letters in shapes: see `tuili.attention`.
 """
@@ -6,8 +6,8 @@ Letters in shapes: see `tuili.attention`.
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 
 from tuili.attention.kernels import is_compiled, window_attention
 
@@ -15,7 +15,6 @@ CHUNK_TOKENS = 1024
 
 
 def dense_attention(
-    module: nn.Module,
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -27,11 +26,10 @@ def dense_attention(
 ) -> Tensor:
     """Return the attention of the last T of N tokens over the keys up to each: [B, T, H, d].
 
-    Without padding and window this is one call of the library's SDPA, with a window alone one of the compiled kernel;
+    Without padding and window this is one call of SDPA, with a window alone one of the compiled kernel;
     else queries go in chunks, each over the keys it can see, so that memory stays linear, and with a window time too.
 
     Args:
-        module: the attention module, from which the library reads its number of groups.
         q: queries [B, H, T, d].
         k: keys [B, G, N, d].
         v: values [B, G, N, d].
@@ -41,11 +39,10 @@ def dense_attention(
         sink: first keys that every token reads.
     """
     num_queries, num_keys = q.shape[2], k.shape[2]
-    sdpa = ALL_ATTENTION_FUNCTIONS["sdpa"]
     if window is not None and sink + window >= num_keys:
         window = None
     if valid is None and window is None and num_queries in (1, num_keys):
-        return sdpa(module, q, k, v, None, scaling=scale, is_causal=True)[0]
+        return _sdpa(q, k, v, None, scale)
     if valid is None and window is not None and is_compiled(q, k, v):
         return window_attention(q, k, v, window=window, sink=sink, scale=scale).transpose(1, 2)
     parts = []
@@ -55,8 +52,22 @@ def dense_attention(
         at_n = _visible(at_t, window, sink)
         mask_Btn = _mask(at_t, at_n, valid, window, sink)
         k_BGnd, v_BGnd = take(k, at_n), take(v, at_n)
-        parts.append(sdpa(module, q_BHtd, k_BGnd, v_BGnd, mask_Btn[:, None], scaling=scale, is_causal=False)[0])
+        parts.append(_sdpa(q_BHtd, k_BGnd, v_BGnd, mask_Btn[:, None], scale))
     return torch.cat(parts, dim=1)
+
+
+def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+    """Return the attention [B, T, H, d]: causal without a mask, of all keys for a single query.
+
+    On CUDA a mask and groups together would fall to a slow path, so keys are repeated there.
+    """
+    shared = q.shape[1] != k.shape[1]
+    if shared and mask is not None and q.is_cuda:
+        k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
+        shared = False
+    is_causal = mask is None and q.shape[2] > 1
+    out_BHTd = scaled_dot_product_attention(q, k, v, mask, is_causal=is_causal, scale=scale, enable_gqa=shared)
+    return out_BHTd.transpose(1, 2)
 
 
 def _visible(at_t: Tensor, window: int | None, sink: int) -> Tensor:

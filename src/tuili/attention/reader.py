@@ -1,40 +1,38 @@
-"""What a ported attention layer computes between its projections, and how much it read.
+"""What an attention layer with a plan computes between its projections, and how much it read.
 
 Rows of a padded batch run one by one without their padding, so that each reads the same keys as it does alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from tuili.attention import pooled
 from tuili.attention.cache import BlockPool, GatePool
+from tuili.attention.dense import dense_attention, take
 from tuili.attention.gate import Gate
 from tuili.attention.kernels import gated_attention
+from tuili.attention.plan import KINDS, Dense, Entry, Pooled, Sparse
 from tuili.attention.pooled import MeanPool
 from tuili.attention.prior import from_layer, union
+from tuili.attention.recall import recall, take_note
 from tuili.attention.select import Budget
 from tuili.attention.teach import teaching_attention
 from tuili.errors import UsageError
-from tuili.porting.dense import dense_attention, take
-from tuili.porting.layers import KINDS, Dense, Entry, Pooled, Sparse
-from tuili.porting.pool import recall, take_note
 
 OnBlocks = Callable[[Tensor, int, int], None]
 """Called with the kept blocks [B, T, G, K] of a sparse layer's late tokens, the first's key index, and N."""
-NAME = "tuili"
-"""The ported layer's name in its attention module, and that of the attention in the model's configuration."""
 
 
 @dataclass(slots=True)
 class Tally:
-    """What a layer did since it was ported, padding left out.
+    """What a layer did since it was made, padding left out.
 
     Attributes:
         num_tokens: query tokens.
@@ -47,26 +45,13 @@ class Tally:
     num_keys: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """The model's own attention implementation and the hook to remove, for `unport`; what `report` says of gates."""
-
-    implementation: str
-    hook: RemovableHandle
-    adapter: str
-
-
-class PortedLayer(nn.Module):
-    """An attention layer's way to read its context.
-
-    It hangs in the attention module as a submodule, so that it moves and is copied with it. The model's state dict
-    stays what it was, and so does what `save_pretrained` writes: the gate is left out.
+class Reader(nn.Module):
+    """An attention layer's way to read its context; hangs in the attention module, so that it moves along with it.
 
     Args:
         entry: the plan of this layer.
         crossover: tokens of a sparse layer before this one read every key.
         own_window: the window that the model itself gives to this layer; then the entry has no say.
-        origin: what `unport` restores, and where the gate came from.
         gate: the gate of a sparse layer; None: the attention's own score of the mean keys, training-free.
 
     Attributes:
@@ -75,22 +60,17 @@ class PortedLayer(nn.Module):
         kept: what was kept for the late tokens of each row of a call, if the layer above is to know; it takes them.
     """
 
-    def __init__(
-        self, entry: Entry, crossover: int, own_window: int | None, origin: Origin, gate: Gate | None = None
-    ) -> None:
+    def __init__(self, entry: Entry, crossover: int, own_window: int | None = None, gate: Gate | None = None) -> None:
         super().__init__()
         self.entry = entry
         self.crossover = crossover
         self.own_window = own_window
-        self.origin = origin
         self.gate = gate
         self.teaches = False
-        self.below: tuple[PortedLayer, ...] = ()
+        self.below: tuple[Reader, ...] = ()
         self.kept: list[Tensor] | None = None
         self.tally = Tally()
         self.on_blocks: OnBlocks | None = None
-        self.register_state_dict_post_hook(_leave_out)
-        self.register_load_state_dict_post_hook(_do_not_miss)
 
     @property
     def kind(self) -> str:
@@ -99,26 +79,35 @@ class PortedLayer(nn.Module):
             return "sliding"
         return next(kind for kind, each in KINDS.items() if isinstance(self.entry, each))
 
-    def forward(self, module: nn.Module, q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None, scale: float) -> Tensor:
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None, scale: float) -> Tensor:
         """Return the attention of the last T of N tokens: [B, T, H, d].
 
         Args:
-            module: the attention module.
             q: queries [B, H, T, d].
             k: keys [B, G, N, d].
             v: values [B, G, N, d].
             valid: [B, N], False where a key is padding; None: no padding. Rows of padding queries are arbitrary.
             scale: factor of the scores.
+
+        Under autocast queries, keys and values count as its dtype, as they do for SDPA; nothing inside is cast again.
         """
+        kind = q.device.type
+        if not torch.is_autocast_enabled(kind):
+            return self._forward(q, k, v, valid, scale)
+        narrow = torch.get_autocast_dtype(kind)
+        with torch.autocast(kind, enabled=False):
+            return self._forward(q.to(narrow), k.to(narrow), v.to(narrow), valid, scale)
+
+    def _forward(self, q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None, scale: float) -> Tensor:
         note = take_note()
         if self.own_window is not None or self._is_dense_up_to(k.shape[2]):
             self._count_batch(q.shape[2], k, valid)
-            return dense_attention(module, q, k, v, scale=scale, valid=valid, window=self.own_window)
+            return dense_attention(q, k, v, scale=scale, valid=valid, window=self.own_window)
         pools = recall(note, self, k, valid, self._new_pool)
         if self.kept:
             self.kept.clear()
         if valid is None:
-            return self._read(module, q, k, v, scale, pools[0])
+            return self._read(q, k, v, scale, pools[0])
         out_BTHd = q.new_zeros(q.shape[0], q.shape[2], q.shape[1], v.shape[3])
         for row, valid_N in enumerate(valid):
             at_n = valid_N.nonzero().flatten()
@@ -126,7 +115,7 @@ class PortedLayer(nn.Module):
             if len(at_t):
                 one = slice(row, row + 1)
                 inputs = take(q[one], at_t), take(k[one], at_n), take(v[one], at_n)
-                out_BTHd[row, at_t] = self._read(module, *inputs, scale, pools[row])[0]
+                out_BTHd[row, at_t] = self._read(*inputs, scale, pools[row])[0]
         return out_BTHd
 
     def keys_of_first(self, num_tokens: int) -> int:
@@ -155,7 +144,7 @@ class PortedLayer(nn.Module):
             return MeanPool(self.entry.block)
         return GatePool(self.entry.budget.block, self.entry.sub) if isinstance(self.entry, Sparse) else BlockPool(1)
 
-    def _read(self, module: nn.Module, q: Tensor, k: Tensor, v: Tensor, scale: float, pool: BlockPool) -> Tensor:
+    def _read(self, q: Tensor, k: Tensor, v: Tensor, scale: float, pool: BlockPool) -> Tensor:
         """Return the attention of rows without padding: the first tokens dense, the others by the plan."""
         num_keys = k.shape[2]
         first = num_keys - q.shape[2]
@@ -163,25 +152,23 @@ class PortedLayer(nn.Module):
         self._count(first, num_keys, near, len(k))
         teaches = self.teaches and torch.is_grad_enabled()
         if near < q.shape[2] and self._keeps_all_near() and not teaches:
-            return self._read_far(module, q, k, v, scale, pool, near)
+            return self._read_far(q, k, v, scale, pool, near)
         parts = []
         if near:
             end = first + near
-            parts.append(dense_attention(module, q[:, :, :near], k[:, :, :end], v[:, :, :end], scale=scale))
+            parts.append(dense_attention(q[:, :, :near], k[:, :, :end], v[:, :, :end], scale=scale))
         if near < q.shape[2]:
             read = self._teach if teaches else self._read_far
-            parts.append(read(module, q[:, :, near:], k, v, scale, pool))
+            parts.append(read(q[:, :, near:], k, v, scale, pool))
         return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
 
-    def _read_far(
-        self, module: nn.Module, q: Tensor, k: Tensor, v: Tensor, scale: float, pool: BlockPool, near: int = 0
-    ) -> Tensor:
+    def _read_far(self, q: Tensor, k: Tensor, v: Tensor, scale: float, pool: BlockPool, near: int = 0) -> Tensor:
         """Return the attention by the plan; the first `near` queries are tokens that keep every block."""
         entry = self.entry
         if isinstance(entry, Pooled):
             return self._read_pooled(q, k, v, scale, pool, entry)
         if isinstance(entry, Dense):
-            return dense_attention(module, q, k, v, scale=scale, window=entry.window, sink=entry.sink)
+            return dense_attention(q, k, v, scale=scale, window=entry.window, sink=entry.sink)
         budget, gate = entry.budget, self.gate
         gate_q = _training_free(q, k.shape[1], scale) if gate is None else gate.queries(q)
         pool = pool if isinstance(pool, GatePool) else GatePool(budget.block, entry.sub)
@@ -221,10 +208,10 @@ class PortedLayer(nn.Module):
         sizes = {"block": entry.block, "window": entry.window, "sink": entry.sink}
         return pooled.pooled_attention(q, k, v, **sizes, scale=scale, means=means).transpose(1, 2)
 
-    def _teach(self, module: nn.Module, q: Tensor, k: Tensor, v: Tensor, scale: float, pool: BlockPool) -> Tensor:
+    def _teach(self, q: Tensor, k: Tensor, v: Tensor, scale: float, pool: BlockPool) -> Tensor:
         """Return what `_read_far` does, with a gradient for the gate."""
         if self.gate is None or not isinstance(self.entry, Sparse):
-            return self._read_far(module, q, k, v, scale, pool)
+            return self._read_far(q, k, v, scale, pool)
         if self.entry.penalty:
             raise UsageError(
                 f"a gate does not learn under a prior (penalty {self.entry.penalty}); train with penalty=0"
@@ -260,16 +247,11 @@ class PortedLayer(nn.Module):
         self.tally.num_keys += num_rows * (self.keys_of_first(end) - self.keys_of_first(first))
 
 
-def _leave_out(layer: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
-    """Take the gate out of a state dict."""
-    for name, _ in layer.named_parameters():
-        del state[prefix + name]
-
-
-def _do_not_miss(layer: nn.Module, incompatible: Any) -> None:
-    """Have a state dict without the gate be a whole one."""
-    missing: list[str] = incompatible.missing_keys
-    missing[:] = [name for name in missing if f"{NAME}.gate." not in name]
+def chain(readers: Sequence[Reader]) -> None:
+    """Have sparse layers tell what they keep to the next sparse layer, where its prior is to hold that."""
+    for below, reader in pairwise(each for each in readers if each.kind == "sparse"):
+        if isinstance(reader.entry, Sparse) and reader.entry.takes_prior("layer"):
+            reader.below, below.kept = (below,), []
 
 
 def _training_free(q: Tensor, groups: int, scale: float) -> Tensor:

@@ -1,0 +1,57 @@
+import json
+
+import pytest
+
+from tuili.errors import ModelFileError
+from tuili.train.planning.configs import MAX_CONFIG_BYTES, read_config
+from tuili.train.planning.models import preset
+
+LLAMA = {
+    "model_type": "llama", "hidden_size": 4096, "num_attention_heads": 32, "num_key_value_heads": 8,
+    "num_hidden_layers": 32, "intermediate_size": 14336, "vocab_size": 128256, "tie_word_embeddings": False,
+}  # fmt: skip
+GPT2 = {"model_type": "gpt2", "n_layer": 12, "n_embd": 768, "n_head": 12, "vocab_size": 50257, "n_positions": 1024}
+
+
+def written(tmp_path, text):
+    (tmp_path / "config.json").write_text(text, encoding="utf-8")
+    return tmp_path
+
+
+def test_a_llama_is_read_from_its_folder_or_its_file(tmp_path):
+    folder = written(tmp_path, json.dumps(LLAMA))
+    assert read_config(folder) == read_config(folder / "config.json")
+    assert read_config(folder).num_params == preset("llama3-8b").num_params
+
+
+def test_gpt2_has_its_published_size(tmp_path):
+    assert read_config(written(tmp_path, json.dumps(GPT2))).num_params == 124_439_808
+
+
+def test_what_a_config_may_leave_out(tmp_path):
+    rest = {key: value for key, value in LLAMA.items() if key not in ("num_key_value_heads", "tie_word_embeddings")}
+    model = read_config(written(tmp_path, json.dumps({**rest, "head_dim": 64})))
+    assert (model.num_kv_heads, model.head_dim, model.tied) == (32, 64, False)
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("{", "no JSON"), ("[]", "no object"), ("{}", "hidden_size"), (json.dumps({**LLAMA, "num_experts": 8}), "experts"),
+    (json.dumps({**LLAMA, "hidden_size": "wide"}), "can't be"),
+    (json.dumps({**LLAMA, "num_attention_heads": 0}), "can't"),
+    (json.dumps({**LLAMA, "num_hidden_layers": -1}), "num_layers"), (" " * (MAX_CONFIG_BYTES + 1), "MiB"),
+    (json.dumps({"model_type": "gpt2"}), "n_layer"),
+])  # fmt: skip
+def test_what_is_no_decoders_config_is_refused(tmp_path, text, message):
+    with pytest.raises(ModelFileError, match=message):
+        read_config(written(tmp_path, text))
+
+
+def test_a_missing_file_is_refused(tmp_path):
+    with pytest.raises(ModelFileError, match="can't read"):
+        read_config(tmp_path / "none.json")
+
+
+def test_bytes_that_are_no_text_are_refused(tmp_path):
+    (tmp_path / "config.json").write_bytes(b"\xff\xfe{}")
+    with pytest.raises(ModelFileError, match="no JSON"):
+        read_config(tmp_path)
