@@ -102,11 +102,11 @@ class Engine:
         for part, optimizer in zip(self.parts, self.optimizers, strict=True):
             part.train()
             optimizer.zero_grad()
-        loss_sum = self._passes.train(self._to_device(batch), self._scale.factor / num_tokens)
+        local_loss = self._passes.train(self._to_device(batch), self._scale.factor / num_tokens)
         self._check_first_gradients()
         if self._tied is not None:
             self._tied.sync()
-        loss_sum, square_sum = self._sum(self._share(loss_sum), self._square_sum())
+        loss_sum, square_sum = self._sum(self._share(local_loss), self._square_sum())
         grad_norm = math.sqrt(square_sum) / self._scale.factor
         is_finite = math.isfinite(grad_norm)
         if is_finite:

@@ -165,7 +165,7 @@ class Pipeline:
         make = get_schedule_class(self.spec.schedule)
         held = stages[0] if self.spec.schedule in ONE_STAGE else stages
         # Gradients are not divided by the number of micro-batches: the factor of the loss is right already.
-        schedule = make(held, self.spec.passes, loss_fn=self._loss, scale_grads=False)  # type: ignore[arg-type]
+        schedule = make(held, self.spec.passes, loss_fn=self._loss, scale_grads=False)
         if isinstance(schedule, _PipelineScheduleRuntime) and not is_training:
             _forget_backward(schedule)
         return schedule

@@ -87,7 +87,7 @@ def _plan(model: nn.Module) -> tuple[list[nn.Module], nn.ModuleList, list[nn.Mod
             f"{type(model).__name__} does not say how it is split into stages (base_model_pp_plan names "
             f"{', '.join(names) or 'nothing'}); train it with pp=1"
         )
-    first = [module for name, module in modules.items() if "input_ids" in model.pp_plan[name][0]]  # type: ignore[index, operator]
+    first = [module for name, module in modules.items() if "input_ids" in model.pp_plan[name][0]]  # type: ignore[index]
     inside = cast("nn.ModuleList", modules[lists[0]])
     return first, inside, [module for module in modules.values() if module not in first and module is not inside]
 

@@ -46,7 +46,7 @@ class Local(ParallelStyle):
                 shared = distribute_tensor(whole.detach(), device_mesh, [self.placement], src_data_rank=None)
                 owner.register_parameter(name, nn.Parameter(shared, requires_grad=whole.requires_grad))
             if names:
-                owner.__class__ = _local_class(type(owner), tuple(names))
+                owner.__class__ = _local_class(type(owner), tuple(names))  # type: ignore[arg-type]
         return module
 
 
@@ -84,7 +84,7 @@ def shard_tensors(part: nn.Module, mesh: DeviceMesh) -> None:
         weight = part.get_parameter(first)
         for name in others:
             owner, _, attribute = name.rpartition(".")
-            part.get_submodule(owner).register_parameter(attribute, weight)  # type: ignore[arg-type]
+            part.get_submodule(owner).register_parameter(attribute, weight)
 
 
 @torch.no_grad()
