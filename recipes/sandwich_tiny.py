@@ -54,13 +54,13 @@ def recipe() -> Recipe:
         out=Path("runs/sandwich_tiny"),
         model=ModelConfig(family="sandwich", settings={**SIZES, "layer_plan": PLAN.to_dict()}),
         data=DataConfig(files=tuple(LIBRARY / name for name in FOLDERS), length=256, vocab_size=2048),
-        steps=120,
+        steps=60,
         batch=8,
-        training=TrainingConfig(learning_rate=2e-3),
+        training=TrainingConfig(learning_rate=4e-3),
         parallel=ParallelSpec(micro_batch=4),
         rate=RateConfig(kind="cosine", warm_up=10),
-        checkpoints=CheckpointConfig(every=30),
-        evaluate_every=30,
+        checkpoints=CheckpointConfig(every=20),
+        evaluate_every=20,
         evaluate_most=32,
     )
 
