@@ -26,6 +26,12 @@ def recipe(texts, tmp_path):
     return small_recipe(texts, tmp_path / "run")
 
 
+@pytest.fixture(autouse=True)
+def _no_pictures(monkeypatch):
+    """A picture takes longer than these runs; tests/cli/test_train.py has one drawn."""
+    monkeypatch.setattr(curves, "draw", lambda rows, path, title: None)
+
+
 @pytest.fixture(scope="module")
 def whole_losses(tmp_path_factory):
     """The losses of the run that nothing happened to."""
