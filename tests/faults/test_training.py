@@ -59,7 +59,7 @@ def wait_for_a_save(folder, process, seen):
 @pytest.mark.timeout(60 + 10 * NUM_KILLS)
 def test_a_run_that_is_killed_while_it_saves_always_resumes(tmp_path):
     texts = write_texts(tmp_path)
-    every_step = ["checkpoints.every=1", f"steps={4 * NUM_KILLS}", "evaluate_every=1000"]
+    every_step = ["checkpoints.every=1", f"steps={3 * NUM_KILLS}", "evaluate_every=1000"]
     recipe = small_recipe(texts, tmp_path / "run", *every_step)
     folder = recipe.out / "checkpoints"
     step, dice = 0, random.Random(7)
