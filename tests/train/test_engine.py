@@ -35,10 +35,10 @@ def train_all(cases):
 
 
 def check(cases):
-    """Check runs on several processes against one; float64 to 1e-9, since gates and means compute in float32."""
+    """Check runs on several processes against one; float64 to 1e-7, since a sandwich evaluates in float32."""
     ranks = run_ranks(cases[0][1].world_size, train_all, cases)
     for (kind, _), runs in zip(cases, zip(*ranks, strict=True), strict=True):
-        exact = 1e-9 if kind.endswith("-64") else 1e-5
+        exact = 1e-7 if kind.endswith("-64") else 1e-5
         assert_same(list(runs), alone(kind), atol=exact, rtol=exact)
 
 

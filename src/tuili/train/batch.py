@@ -22,11 +22,11 @@ from torch.distributed.fsdp import FSDPModule
 from tuili.errors import LimitError, UsageError
 from tuili.train.mesh import build_mesh, check_layout
 from tuili.train.optim import local
-from tuili.train.parallelize import parallelize
+from tuili.train.parallelize import lay_out
 from tuili.train.precision import DTYPES, computing
 from tuili.train.schedule import loss_of
 from tuili.train.spec import ParallelSpec, TrainingConfig
-from tuili.train.split import cut, stage_layers, stages_of
+from tuili.train.split import stage_layers, stages_of
 
 FLOAT32 = 4
 KEPT_FREE = 0.9
@@ -193,14 +193,10 @@ def dry_run(
         mesh = build_mesh(spec, "cpu")
         with torch.device("meta"):
             model = make_model()
-        check_layout(spec, training, model.config)
+        config: Any = model.config
+        stages = lay_out(model, spec, training, mesh, torch.device("meta"))
         pp_rank = mesh.get_local_rank("pp") if mesh is not None else 0
-        stages = {0: model}
-        if spec.pp > 1:
-            layers = stage_layers(spec, model.config.num_hidden_layers)  # type: ignore[union-attr, arg-type]
-            stages = {stage: cut(model, layers[stage]) for stage in stages_of(spec, pp_rank)}
-        stages = {stage: parallelize(part, spec, training, mesh) for stage, part in stages.items()}
-        return _peak(stages, spec, training, length, model.config.hidden_size, pp_rank)
+        return _peak(stages, spec, training, length, config.hidden_size, pp_rank)
     finally:
         dist.destroy_process_group()
 
