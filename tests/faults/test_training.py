@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "train"))
 from runs import losses, run, small_recipe, write_texts
 
 from tuili.errors import TuiliError
-from tuili.train.checkpoint import checkpoints
+from tuili.train.checkpoint import checkpoints, step_of
 from tuili.train.heartbeat import DEAD
 from tuili.train.processes import join
 from tuili.train.spec import ParallelSpec
@@ -71,7 +71,7 @@ def test_a_run_that_is_killed_while_it_saves_always_resumes(tmp_path):
         process.kill()
         process.join()
         assert process.exitcode == -signal.SIGKILL, "the run ended by itself"
-        newest = int(checkpoints(folder)[0].name.removeprefix("step-")) if checkpoints(folder) else 0
+        newest = step_of(checkpoints(folder)[0]) if checkpoints(folder) else 0
         assert newest >= step, "what was saved once stays"
         step = newest
     outcome = run(recipe)

@@ -155,7 +155,12 @@ def check_origin(checkpoint: Checkpoint, origin: Origin) -> None:
 def checkpoints(folder: Path) -> list[Path]:
     """Return the checkpoints of a run by name, the newest first."""
     found = [path for path in folder.glob("step-*") if NAME.fullmatch(path.name)]
-    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")), reverse=True)
+    return sorted(found, key=step_of, reverse=True)
+
+
+def step_of(checkpoint: Path) -> int:
+    """Return the step that a checkpoint's name tells."""
+    return int(checkpoint.name.removeprefix("step-"))
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:
@@ -344,7 +349,9 @@ class Checkpointer:
             shutil.rmtree(final)
         os.replace(temporary, final)
         sync(self.folder)
-        for old in checkpoints(self.folder)[self.keep :]:
+        # Newer ones are there only if they were damaged and passed over, so they don't count.
+        sound = [path for path in checkpoints(self.folder) if step_of(path) <= pending.progress.step]
+        for old in sound[self.keep :]:
             shutil.rmtree(old, ignore_errors=True)
 
     def _temporary(self, progress: Progress) -> Path:
