@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -73,14 +74,14 @@ class GateModule(nn.Module):
 
         def learn(layer: int, q: Tensor, k: Tensor, scale: float) -> None:
             if str(layer) in self.gates:
-                losses.append(self._loss(self.gates[str(layer)], q, k, scale))
+                losses.append(self._loss(cast(Gate, self.gates[str(layer)]), q, k, scale))
 
         self._watch(input_ids, learn)
         return {"loss": torch.stack(losses).mean()}
 
     def adapter(self, plan: LayerPlan) -> Adapter:
         """Return what was learned, to be written by `tuili.porting.adapter.save` and given to `tuili.port`."""
-        gates = {int(layer): gate for layer, gate in self.gates.items()}
+        gates = {int(layer): cast(Gate, gate) for layer, gate in self.gates.items()}
         return Adapter(gates=gates, low_rank={}, plan=plan, base_sha256=fingerprint(self._frozen.model), info={})
 
     def _watch(self, ids: Tensor, on_layer: Callable[[int, Tensor, Tensor, float], None]) -> None:
@@ -92,10 +93,8 @@ class GateModule(nn.Module):
         with watched_attention(model, NAME, watch), torch.no_grad():
             model(ids.to(model.device), use_cache=False, logits_to_keep=1)
 
-    def _loss(self, gate: nn.Module, q: Tensor, k: Tensor, scale: float) -> Tensor:
+    def _loss(self, gate: Gate, q: Tensor, k: Tensor, scale: float) -> Tensor:
         """Return one layer's loss on sampled queries."""
-        if not isinstance(gate, Gate):
-            raise TypeError(f"a {type(gate).__name__} is no gate")
         budget = self.how.budget
         positions = sample_positions(k.shape[2], self.how.samples, budget).to(q.device)
         asked = q[:, :, positions]
