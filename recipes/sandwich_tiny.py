@@ -10,6 +10,8 @@ import json.decoder
 from dataclasses import replace
 from pathlib import Path
 
+from tuili.attention.plan import Dense, LayerPlan, Pooled, Sparse
+from tuili.attention.select import Budget
 from tuili.train.recipe import CheckpointConfig, DataConfig, ModelConfig, RateConfig, Recipe
 from tuili.train.spec import ParallelSpec, TrainingConfig
 
@@ -38,20 +40,27 @@ SIZES = {
     "tie_word_embeddings": True,
 }
 
+PLAN = LayerPlan(
+    default=Sparse(budget=Budget(block=8, keep=8, sink=1, local=2), sub=4),
+    layers={0: Dense(), 3: Pooled(block=16, window=64, sink=8)},
+    crossover=64,
+)
+"""A dense layer, two that read 64 of at most 256 keys, and a pooled one."""
+
 
 def recipe() -> Recipe:
     """Return the sandwich."""
     return Recipe(
         out=Path("runs/sandwich_tiny"),
-        model=ModelConfig(family="sandwich", settings=SIZES),
+        model=ModelConfig(family="sandwich", settings={**SIZES, "layer_plan": PLAN.to_dict()}),
         data=DataConfig(files=tuple(LIBRARY / name for name in FOLDERS), length=256, vocab_size=2048),
-        steps=120,
+        steps=60,
         batch=8,
-        training=TrainingConfig(learning_rate=2e-3),
+        training=TrainingConfig(learning_rate=4e-3),
         parallel=ParallelSpec(micro_batch=4),
         rate=RateConfig(kind="cosine", warm_up=10),
-        checkpoints=CheckpointConfig(every=30),
-        evaluate_every=30,
+        checkpoints=CheckpointConfig(every=20),
+        evaluate_every=20,
         evaluate_most=32,
     )
 
@@ -59,4 +68,4 @@ def recipe() -> Recipe:
 def llama() -> Recipe:
     """Return the dense decoder."""
     sandwich = recipe()
-    return replace(sandwich, out=Path("runs/llama_tiny"), model=replace(sandwich.model, family="llama"))
+    return replace(sandwich, out=Path("runs/llama_tiny"), model=ModelConfig(family="llama", settings=SIZES))

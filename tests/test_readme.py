@@ -16,8 +16,10 @@ BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 IN_TEXT = re.compile(r'`(tuili ask "[^`]*")`')
 LINK = re.compile(r"\]\(([^)#]+)(#[\w-]+)?\)")
 # These install, or make models and bases that other tests share (`make demo` runs them), or read whole books, or learn
-# from questions of one's own (tests/cli/test_learn.py does).
-LEFT_OUT = re.compile(r"^make |^tuili doctor|:FOLDER|book.txt|--adapter gates|--plan plan|^tuili learn|Delphine")
+# from questions of one's own (tests/cli/test_learn.py does), or start many processes (tests/faults/test_training.py).
+LEFT_OUT = re.compile(
+    r"^make |^tuili doctor|:FOLDER|book.txt|--adapter gates|--plan plan|^tuili learn|Delphine|^torchrun"
+)
 
 
 def blocks(document: Path, language: str) -> list[str]:
@@ -39,6 +41,7 @@ def place(tmp_path: Path, models: Path, python_base: Path, formulas_base: Path, 
     (tmp_path / "home" / "models").symlink_to(models)
     for base in (python_base, formulas_base, hpo_base):
         (tmp_path / "home" / "kb" / base.name).symlink_to(base)
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     for suffix, language in (("tsv", "text"), ("jsonl", "json")):
         for body in blocks(ROOT / "docs" / "how-to" / "add-a-base.md", language):
             (tmp_path / f"films.{suffix}").write_text(body, encoding="utf-8")

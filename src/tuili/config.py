@@ -37,7 +37,7 @@ def override(config: Config, assignments: Iterable[str]) -> Config:
         if not equals or not path.strip():
             raise UsageError(f"{text!r} sets nothing; write it as name=value, such as training.lr=3e-4")
         values[path.strip()] = value.strip()
-    return _replaced(config, values, "") if values else config  # type: ignore[no-any-return]
+    return _replaced(config, values, "") if values else config
 
 
 def to_dict(config: Any) -> Any:
@@ -91,7 +91,8 @@ def _names(config: Any, whole: str) -> list[str]:
 
 def _wanted(config: Any, name: str, old: Any) -> Any:
     if isinstance(config, Mapping):
-        return tuple[type(old[0]) if old else str, ...] if isinstance(old, list | tuple) else type(old)
+        is_list = isinstance(old, list | tuple)
+        return types.GenericAlias(tuple, (type(old[0]) if old else str, ...)) if is_list else type(old)
     return typing.get_type_hints(type(config))[name]
 
 

@@ -85,6 +85,7 @@ def test_help_lists_every_verb_and_each_verb_has_two_examples(tuili):
         ["generate"],
         ["distill"],
         ["calibrate"],
+        ["train"],
     ],
 )
 def test_help_of_a_verb_holds_two_examples(tuili, verb):

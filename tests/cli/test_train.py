@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tuili.cli import train as command
+
 RECIPE = """
 from pathlib import Path
 
@@ -67,6 +69,12 @@ def test_a_recipe_is_trained_told_and_gone_on_with(tuili, place):
     assert [row["step"] for row in rows(place) if "loss" in row] == list(range(1, 9))
     shown = tuili("train", "tiny", "--fresh")
     assert "going on" not in shown.err and [row["step"] for row in rows(place) if "loss" in row] == list(range(1, 7))
+
+
+def test_a_terminal_has_a_bar(tuili, place, monkeypatch):
+    monkeypatch.setattr(command, "is_terminal", lambda stream: True)
+    shown = tuili("train", "tiny", "--set", "steps=3")
+    assert shown.code == 0 and "step 3: held-out loss" in shown.err and "tokens/s" not in shown.err.split("held-out")[0]
 
 
 def test_settings_are_shown_and_changed(tuili, place):

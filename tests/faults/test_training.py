@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "train"))
 from runs import losses, run, small_recipe, write_texts
 
 from tuili.errors import TuiliError
-from tuili.train.checkpoint import checkpoints
+from tuili.train.checkpoint import checkpoints, step_of
 from tuili.train.heartbeat import DEAD
 from tuili.train.processes import join
 from tuili.train.spec import ParallelSpec
@@ -59,7 +59,7 @@ def wait_for_a_save(folder, process, seen):
 @pytest.mark.timeout(60 + 10 * NUM_KILLS)
 def test_a_run_that_is_killed_while_it_saves_always_resumes(tmp_path):
     texts = write_texts(tmp_path)
-    every_step = ["checkpoints.every=1", f"steps={4 * NUM_KILLS}", "evaluate_every=1000"]
+    every_step = ["checkpoints.every=1", f"steps={3 * NUM_KILLS}", "evaluate_every=1000"]
     recipe = small_recipe(texts, tmp_path / "run", *every_step)
     folder = recipe.out / "checkpoints"
     step, dice = 0, random.Random(7)
@@ -71,7 +71,7 @@ def test_a_run_that_is_killed_while_it_saves_always_resumes(tmp_path):
         process.kill()
         process.join()
         assert process.exitcode == -signal.SIGKILL, "the run ended by itself"
-        newest = int(checkpoints(folder)[0].name.removeprefix("step-")) if checkpoints(folder) else 0
+        newest = step_of(checkpoints(folder)[0]) if checkpoints(folder) else 0
         assert newest >= step, "what was saved once stays"
         step = newest
     outcome = run(recipe)

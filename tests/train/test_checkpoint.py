@@ -121,6 +121,14 @@ def test_the_newest_ones_stay(saved):
     assert [path.name for path in checkpoints(saved)] == ["step-00000012", "step-00000003"]
 
 
+def test_a_damaged_newer_one_does_not_push_out_a_sound_one(saved):
+    (saved / "step-00000003" / "checkpoint.json").write_text("{")
+    saving = Checkpointer(saved, Control(), ORIGIN, keep=1)
+    saving.begin(engine_of(ALONE), Progress(step=2))
+    saving.finish()
+    assert newest(saved, Control(), lambda text: None).progress.step == 2
+
+
 def test_what_a_killed_run_left_is_removed(saved):
     (saved / "step-00000009.tmp").mkdir()
     (saved / "step-00000009.tmp" / "rank-00000.safetensors").write_bytes(b"x")

@@ -7,6 +7,8 @@ from ranks import run_ranks
 from runs import Watching, held_out_losses, losses, run, run_among, small_recipe, write_texts
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from tuili.attention.plan import Dense, LayerPlan, Pooled, Sparse
+from tuili.attention.select import Budget
 from tuili.errors import StoreError, TuiliError, UsageError
 from tuili.model.local import check_model_dir
 from tuili.train import curves, loop, shards
@@ -14,12 +16,20 @@ from tuili.train.checkpoint import MODEL, Checkpointer, checkpoints, open_checkp
 from tuili.train.control import Control
 from tuili.train.engine import Engine
 from tuili.train.processes import Session
+from tuili.train.recipe import ModelConfig
 from tuili.train.shards import Files, whole
+from tuili.train.spec import ParallelSpec
 
 
 @pytest.fixture
 def recipe(texts, tmp_path):
     return small_recipe(texts, tmp_path / "run")
+
+
+@pytest.fixture(autouse=True)
+def _no_pictures(monkeypatch):
+    """A picture takes longer than these runs; tests/cli/test_train.py has one drawn."""
+    monkeypatch.setattr(curves, "draw", lambda rows, path, title: None)
 
 
 @pytest.fixture(scope="module")
@@ -225,6 +235,38 @@ def test_other_layouts_make_the_same_losses_and_go_on_from_each_other(recipe, te
     shutil.rmtree(recipe.out / "checkpoints" / "step-00000008")
     run(replace(alone, out=recipe.out))
     assert len(losses(recipe.out)) == 12
+
+
+def sandwich(recipe, out, **changes):
+    """The recipe with a sandwich: a dense layer, two sparse ones, a pooled one, all of them at work at its length."""
+    plan = LayerPlan(
+        default=Sparse(budget=Budget(block=4, keep=3, sink=1, local=1), sub=2),
+        layers={0: Dense(), 3: Pooled(block=4, window=8, sink=2)},
+        crossover=8,
+    )
+    settings = {
+        **recipe.model.settings,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "attention_dropout": 0.0,
+        "layer_plan": plan.to_dict(),
+    }
+    data = replace(recipe.data, length=32)
+    return replace(recipe, out=out, steps=4, model=ModelConfig(settings=settings), data=data, **changes)
+
+
+def test_a_sandwich_is_trained_on_two_by_two_by_two_as_on_one(recipe, tmp_path):
+    alone = sandwich(recipe, tmp_path / "alone")
+    outcome = run(alone)
+    many = sandwich(recipe, tmp_path / "many", parallel=ParallelSpec(pp=2, dp_shard=2, tp=2, micro_batch=1))
+    assert run_ranks(8, among, many) == [4] * 8
+    assert losses(many.out) == pytest.approx(losses(alone.out), abs=1e-5)
+    assert held_out_losses(many.out) == pytest.approx(held_out_losses(alone.out), abs=1e-5)
+    one, other = (AutoModelForCausalLM.from_pretrained(out / "model").state_dict() for out in (alone.out, many.out))
+    for name, value in one.items():
+        torch.testing.assert_close(other[name], value, atol=1e-4, rtol=1e-4, msg=name)
+    assert run(replace(alone, out=tmp_path / "again", model=ModelConfig(start=outcome.model))).progress.step == 4
 
 
 def test_the_checkpointer_is_closed_however_a_run_ends(recipe, monkeypatch):

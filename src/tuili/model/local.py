@@ -44,6 +44,7 @@ WORD_KEYS = frozenset(
         "id2label",
         "label2id",
         "layer_norm_type",
+        "layer_plan",
         "layer_types",
         "model_type",
         "norm_type",

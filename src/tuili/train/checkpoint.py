@@ -98,7 +98,8 @@ def model_state(engine: Engine) -> dict[str, Tensor]:
     """Return what this process holds of the model, by the names of the whole one."""
     state: dict[str, Tensor] = {}
     for part in engine.parts:
-        state |= {f"{MODEL}{name}": value for name, value in get_model_state_dict(part).items()}
+        named: dict[str, Any] = get_model_state_dict(part)
+        state |= {f"{MODEL}{name}": value for name, value in named.items()}
     return state
 
 
@@ -106,7 +107,7 @@ def optimizer_state(engine: Engine) -> dict[str, Tensor]:
     """Return what this process holds of the optimisers' state; rates and other settings are the recipe's."""
     state: dict[str, Tensor] = {}
     for part, optimizer in zip(engine.parts, engine.optimizers, strict=True):
-        flat = get_optimizer_state_dict(part, optimizer, options=FLAT)
+        flat: dict[str, Any] = get_optimizer_state_dict(part, optimizer, options=FLAT)
         state |= {f"{OPTIMIZER}{name}": value for name, value in flat.items() if isinstance(value, Tensor)}
     return state
 
@@ -124,7 +125,7 @@ def restore(engine: Engine, checkpoint: Checkpoint, origin: Origin) -> None:
     for part, optimizer in zip(engine.parts, engine.optimizers, strict=True):
         names = get_model_state_dict(part).keys()
         set_model_state_dict(part, {name: state[f"{MODEL}{name}"] for name in names})
-        flat = get_optimizer_state_dict(part, optimizer, options=FLAT)
+        flat: dict[str, Any] = get_optimizer_state_dict(part, optimizer, options=FLAT)
         flat |= {name: state[f"{OPTIMIZER}{name}"] for name in flat if f"{OPTIMIZER}{name}" in state}
         set_optimizer_state_dict(part, optimizer, flat, options=FLAT)
     engine.load_state_dict(dict(checkpoint.engine))
@@ -154,7 +155,12 @@ def check_origin(checkpoint: Checkpoint, origin: Origin) -> None:
 def checkpoints(folder: Path) -> list[Path]:
     """Return the checkpoints of a run by name, the newest first."""
     found = [path for path in folder.glob("step-*") if NAME.fullmatch(path.name)]
-    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")), reverse=True)
+    return sorted(found, key=step_of, reverse=True)
+
+
+def step_of(checkpoint: Path) -> int:
+    """Return the step that a checkpoint's name tells."""
+    return int(checkpoint.name.removeprefix("step-"))
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:
@@ -343,7 +349,9 @@ class Checkpointer:
             shutil.rmtree(final)
         os.replace(temporary, final)
         sync(self.folder)
-        for old in checkpoints(self.folder)[self.keep :]:
+        # Newer ones are there only if they were damaged and passed over, so they don't count.
+        sound = [path for path in checkpoints(self.folder) if step_of(path) <= pending.progress.step]
+        for old in sound[self.keep :]:
             shutil.rmtree(old, ignore_errors=True)
 
     def _temporary(self, progress: Progress) -> Path:

@@ -59,8 +59,8 @@ def describe(model: ModelConfig, tokenizer: TextTokenizer, length: int, seed: in
             f"data.length is {length}, the model's max_position_embeddings {window}; change one of the two"
         )
     described = json.loads(config.to_json_string(use_diff=False))
-    architecture = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].__name__
-    described |= {"architectures": [architecture], "dtype": "float32"}
+    architecture: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    described |= {"architectures": [architecture.__name__], "dtype": "float32"}
     start = model.start
     return Source(lambda: _new(config, seed) if start is None else _loaded(start), described)
 
@@ -113,7 +113,7 @@ def _new(config: PretrainedConfig, seed: int) -> nn.Module:
 
 def _loaded(folder: Path) -> nn.Module:
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             use_safetensors=True,
             dtype=torch.float32,
@@ -123,9 +123,10 @@ def _loaded(folder: Path) -> nn.Module:
         )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ModelFileError(f"{folder} holds no decoder that transformers can load: {error}") from error
-    if missing := sorted(report["missing_keys"]):
+    model: nn.Module = loaded[0]
+    if missing := sorted(loaded[1]["missing_keys"]):
         raise ModelFileError(f"{folder} lacks {len(missing)} of its weights, such as {missing[0]}")
-    return model  # type: ignore[no-any-return]
+    return model
 
 
 def save_tokenizer(tokenizer: TextTokenizer, folder: Path) -> None:

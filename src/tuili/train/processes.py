@@ -16,7 +16,6 @@ import torch
 import torch.distributed as dist
 
 from tuili.errors import TuiliError, UsageError
-from tuili.runtime import choose_device
 from tuili.train.control import Control
 from tuili.train.heartbeat import Heartbeat
 from tuili.train.spec import ParallelSpec
@@ -54,7 +53,7 @@ def join(spec: ParallelSpec, patience_s: float) -> Iterator[Session]:
             f"were started; start {spec.world_size} with torchrun, or change parallel"
         )
     if size == 1:
-        yield Session(choose_device(), Control())
+        yield Session(_device(), Control())
         return
     device = _device()
     timeout = timedelta(seconds=TIMEOUT_S)
@@ -74,6 +73,7 @@ def join(spec: ParallelSpec, patience_s: float) -> Iterator[Session]:
 
 
 def _device() -> torch.device:
+    """Return the GPU of this process, or the CPU; other devices lack the float64 that sums are made in."""
     if not torch.cuda.is_available():
         return torch.device("cpu")
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))

@@ -62,7 +62,7 @@ def stage(state: Mapping[str, Tensor], control: Control) -> Staged:
 
 
 def _copied(tensor: Any) -> Tensor:
-    return tensor.detach().to("cpu", copy=True).contiguous()  # type: ignore[no-any-return]
+    return tensor.detach().to("cpu", copy=True).contiguous()
 
 
 def file_name(rank: int) -> str:
@@ -203,9 +203,9 @@ class Files:
                 read_safetensors_header(path)
                 self._open[file] = self._stack.enter_context(safe_open(path, framework="pt"))
             if not spans:
-                return self._open[file].get_tensor(name)  # type: ignore[no-any-return]
+                return self._open[file].get_tensor(name)
             within = tuple(slice(begin, begin + size) for begin, size in spans)
-            return self._open[file].get_slice(name)[within]  # type: ignore[no-any-return]
+            return self._open[file].get_slice(name)[within]
         except (OSError, SafetensorError) as error:
             raise ModelFileError(f"{path} lacks {name!r}: {error}") from error
 
