@@ -123,7 +123,8 @@ def _alone(found: Outcome) -> dict[str, np.ndarray]:
 def _peers(found: Outcome, curves: dict[str, list[Point]], width: int, *, is_smoke: bool) -> dict[str, np.ndarray]:
     """Return the test ranks of what is run beside: walkers and searches with the same beam, and pykeen's models."""
     setting, links, seed = found.walks, found.walks.links, found.walks.priors.seed
-    minerva = MinervaConfig(num_updates=3) if is_smoke else MinervaConfig()
+    blind = links_minerva.BLIND.get(links.name, MinervaConfig().blind)
+    minerva = MinervaConfig(blind=blind, num_updates=3) if is_smoke else MinervaConfig(blind=blind)
     uniform = search(setting.without(PRIORLESS).test, following(of_prior()), width)
     peers = {
         "reinforce": links_minerva.test_ranks(links, minerva, seed),

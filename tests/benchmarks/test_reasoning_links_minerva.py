@@ -35,16 +35,16 @@ def _open(walker: Walker, asked: Asked, at: int, hop: int) -> set[tuple[int, int
 
 def test_every_edge_there_and_back_can_be_taken_and_nothing_else(links: Links) -> None:
     walker = Walker(Graph(links.facts), CONFIG, 0)
-    held_out = Asked.of(links.facts, links.test_Q3[:1], is_told=False)
+    held_out = Asked.of(links.facts, links.test_Q3[:1], np.ones(1, np.float32), is_told=False)
     assert _open(walker, held_out, 1, 0) == {(walker.graph.stay, 1), (PARENT, 2), (BACK + PARENT, 0)}
 
 
 def test_the_edge_that_is_asked_for_is_hidden_there_and_back(links: Links) -> None:
     walker = Walker(Graph(links.facts), CONFIG, 0)
-    told = Asked.of(links.facts, np.array([[24, GRAND, 26]]), is_told=True)
+    told = Asked.of(links.facts, np.array([[24, GRAND, 26]]), np.ones(1, np.float32), is_told=True)
     assert (GRAND, 26) not in _open(walker, told, 24, 0)
     assert (BACK + GRAND, 24) not in _open(walker, told, 26, 0)
-    other = Asked.of(links.facts, np.array([[27, GRAND, 29]]), is_told=True)
+    other = Asked.of(links.facts, np.array([[27, GRAND, 29]]), np.ones(1, np.float32), is_told=True)
     assert (GRAND, 26) in _open(walker, other, 24, 0)
     assert (BACK + GRAND, 24) in _open(walker, other, 26, 0)
 
@@ -52,17 +52,19 @@ def test_the_edge_that_is_asked_for_is_hidden_there_and_back(links: Links) -> No
 def test_no_walk_ends_at_another_known_answer() -> None:
     facts = Facts(np.array([[0, 0, 1], [0, 0, 2], [1, 1, 2]]), ["a", "b", "c"], ["likes", "knows"])
     walker = Walker(Graph(facts), CONFIG, 0)
-    told = Asked.of(facts, np.array([[0, 0, 1]]), is_told=True)
+    told = Asked.of(facts, np.array([[0, 0, 1]]), np.ones(1, np.float32), is_told=True)
     last = CONFIG.max_hops - 1
     assert (0, 2) in _open(walker, told, 0, 0)
     assert (0, 2) not in _open(walker, told, 0, last)
-    assert _open(walker, Asked.of(facts, np.array([[2, 0, 0]]), is_told=False), 2, last) >= {(walker.graph.stay, 2)}
+    assert _open(walker, Asked.of(facts, np.array([[2, 0, 0]]), np.ones(1, np.float32), is_told=False), 2, last) >= {
+        (walker.graph.stay, 2)
+    }
 
 
 def test_where_nothing_is_left_a_walk_stays() -> None:
     facts = Facts(np.array([[0, 0, 1], [0, 0, 0]]), ["a", "b"], ["likes"])
     walker = Walker(Graph(facts), CONFIG, 0)
-    held_out = Asked.of(facts, np.array([[0, 0, 1]]), is_told=False)
+    held_out = Asked.of(facts, np.array([[0, 0, 1]]), np.ones(1, np.float32), is_told=False)
     assert _open(walker, held_out, 0, CONFIG.max_hops - 1) == {(walker.graph.stay, 0)}
 
 

@@ -292,3 +292,25 @@ def test_names_of_units() -> None:
 def test_limits(text: str) -> None:
     with pytest.raises(LimitError):
         find_values(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("area (m^2) 2.5, volume (L) 150", [(2.5, "meter ** 2"), (150, "liter")]),
+        ("Average speed (km/h): 36 Distance/km 10", [(36, "kilometer / hour"), (10, "kilometer")]),
+        ("Power/W: 60", [(60, "watt")]),
+        ("is it (A) 3 m or (B) 5 m", [(3, "meter"), (5, "meter")]),
+        ("in the table (see 5) 36", [(5, ""), (36, "")]),
+        ("the mass (kg) of 3 boxes", [(3, "")]),
+    ],
+)
+def test_a_heading_gives_its_number_the_unit(text: str, values: list[tuple[float, str]]) -> None:
+    assert [(found.value.magnitude, found.value.unit) for found in find_values(text)] == values
+
+
+def test_products_are_one_value_and_exponents_none() -> None:
+    assert _one("a time of 30*60 s") == (1800, "second")
+    assert _one("2 * 3 * 4 kg") == (24, "kilogram")
+    assert [found.value.magnitude for found in find_values("2 kg * 3 kg")] == [2, 3]
+    assert find_values("how many m^3 are there") == []

@@ -11,6 +11,9 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
+from tuili.attention.plan import Dense, LayerPlan, Pooled, Sparse
+from tuili.attention.select import Budget
+from tuili.model.sandwich import SandwichConfig, SandwichForCausalLM
 from tuili.train.engine import Batch, Engine, StepReport, build_engine
 from tuili.train.schedule import IGNORED
 from tuili.train.spec import ParallelSpec, TrainingConfig
@@ -27,6 +30,11 @@ SIZES = {
     "max_position_embeddings": 64,
 }
 ROWS, LENGTH = 16, 12
+PLAN = LayerPlan(
+    default=Sparse(budget=Budget(block=2, keep=3, sink=1, local=1), sub=2),
+    layers={0: Dense(), 3: Pooled(block=2, window=4, sink=2)},
+    crossover=4,
+)
 TRAINING = TrainingConfig(learning_rate=1e-2)
 
 
@@ -34,12 +42,15 @@ def make_model(kind: str) -> nn.Module:
     """Return a decoder with the same weights on every call.
 
     Args:
-        kind: llama, mild (smaller weights), tied (its embeddings are its head) or qwen3 (norms of heads, tied); with
-            "-64" after it in float64, where layouts differ by rounding of 1e-15 only.
+        kind: llama, mild (smaller weights), tied (its embeddings are its head), qwen3 (norms of heads, tied) or
+            sandwich (dense, sparse and pooled layers, gates that learn, tied); with "-64" after it in float64, where
+            layouts differ by the rounding of that only.
     """
     if kind.endswith("-64"):
         return make_model(kind.removesuffix("-64")).double()
     torch.manual_seed(0)
+    if kind == "sandwich":
+        return SandwichForCausalLM(SandwichConfig(**SIZES, tie_word_embeddings=True, layer_plan=PLAN.to_dict()))
     if kind == "qwen3":
         return Qwen3ForCausalLM(Qwen3Config(**SIZES, tie_word_embeddings=True))
     sizes = {**SIZES, "initializer_range": 0.02} if kind == "mild" else SIZES

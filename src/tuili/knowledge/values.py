@@ -16,6 +16,9 @@ _RANGE = re.compile(
     r"\s*(?:(?:mark\s+)?(?:up |down |on )?to(?: the| a)?|→|->|–|—|(?<=\s)-(?=\s)|until)\s*", re.IGNORECASE
 )
 _LIST = re.compile(r"\s*(?:,|and|or|to|up to|down to|by|x|×|–|-|,\s*and|→)\s*", re.IGNORECASE)
+_EXPONENT = re.compile(r"[^\W\d_]\^$")
+_TIMES = re.compile(r"\s*\*\s*")
+_HEADING = re.compile(r"[^\W\d_]\s*[(（/]\s*([^\s()（）/:=]+(?:/[^\s()（）/:=]+)?)\s*[)）]?\s*[:=]?\s*$")
 _COMPOUND = re.compile(r"\s+(?:and\s+)?", re.IGNORECASE)
 _COSTS = re.compile(r"\s+(?:costs?|is|are|for|at)\s+(?:only\s+|about\s+)?", re.IGNORECASE)
 _ONE = re.compile(
@@ -84,7 +87,8 @@ def find_values(question: str) -> list[Found]:
     """
     found: list[Found] = []
     for numeral in find_numbers(question):
-        item = _read(question, numeral)
+        is_exponent = _EXPONENT.search(question, 0, numeral.start) is not None
+        item = None if is_exponent else _read(question, numeral)
         if item and not (found and item.value.start < found[-1].value.end):
             found.append(item)
     found += _single_times(question, found)
@@ -92,7 +96,7 @@ def find_values(question: str) -> list[Found]:
     if len(found) > MAX_VALUES:
         raise LimitError(f"the question holds {len(found)} numbers, the limit is {MAX_VALUES}; ask for less at once")
     found.sort(key=lambda item: item.value.start)
-    for step in (_scale_cents, _share_units, _join_compounds, _join_prices, _give_roles):
+    for step in (_head_units, _multiply, _scale_cents, _share_units, _join_compounds, _join_prices, _give_roles):
         found = step(question, found)
     return found
 
@@ -207,6 +211,37 @@ def _orders(question: str, found: list[Found]) -> list[Found]:
         for match in _ORDER.finditer(question)
         if match.start() not in taken
     ]
+
+
+def heading_unit(question: str, start: int) -> Unit | None:
+    """Return the unit in the heading before a place, as tables have it: "area (m^2) 2.5", "distance/km 10"."""
+    heading = _HEADING.search(question, max(0, start - 30), start)
+    unit = read_unit(question, heading.start(1)) if heading else None
+    return unit if heading and unit and unit.text and heading.end(1) <= unit.end <= heading.end() else None
+
+
+def _head_units(question: str, found: list[Found]) -> list[Found]:
+    """Give bare numbers the unit of their heading."""
+    given = list(found)
+    for index, item in enumerate(found):
+        unit = heading_unit(question, item.value.start) if item.is_bare and not item.in_words else None
+        if unit is not None:
+            given[index] = replace(item, value=replace(item.value, unit=unit.text), is_bare=False, noun="")
+    return given
+
+
+def _multiply(question: str, found: list[Found]) -> list[Found]:
+    """Join what is multiplied: "30*60 s" is 1800 s."""
+    joined: list[Found] = []
+    for item in found:
+        before = joined[-1] if joined else None
+        if before and before.is_bare and _TIMES.fullmatch(question, before.value.end, item.value.start):
+            start, magnitude = before.value.start, before.value.magnitude * item.value.magnitude
+            text = question[start : item.value.end]
+            joined[-1] = replace(item, value=replace(item.value, magnitude=magnitude, text=text, start=start))
+        else:
+            joined.append(item)
+    return joined
 
 
 def _share_units(question: str, found: list[Found]) -> list[Found]:

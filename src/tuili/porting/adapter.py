@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,7 @@ def shipped(model: PreTrainedModel) -> Path | None:
     return next((path for path, made_for in may_fit.items() if made_for == sha256), None)
 
 
-def save(path: Path, adapter: Adapter) -> None:
+def save(path: str | PathLike[str], adapter: Adapter) -> None:
     """Write an adapter in half precision, atomically: the old file or the whole new one is there.
 
     Raises:
@@ -114,7 +115,7 @@ def save(path: Path, adapter: Adapter) -> None:
         "plan": json.dumps(adapter.plan.to_dict()),
         "info": _to_json(adapter.info),
     }
-    with atomic_path(path) as temporary:
+    with atomic_path(Path(path)) as temporary:
         safetensors.torch.save_file(tensors, temporary, metadata=metadata)
 
 

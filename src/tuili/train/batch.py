@@ -17,15 +17,16 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 
 from tuili.errors import LimitError, UsageError
 from tuili.train.mesh import build_mesh, check_layout
 from tuili.train.optim import local
-from tuili.train.parallelize import parallelize
+from tuili.train.parallelize import lay_out
 from tuili.train.precision import DTYPES, computing
 from tuili.train.schedule import loss_of
 from tuili.train.spec import ParallelSpec, TrainingConfig
-from tuili.train.split import cut, stage_layers, stages_of
+from tuili.train.split import stage_layers, stages_of
 
 FLOAT32 = 4
 KEPT_FREE = 0.9
@@ -40,7 +41,7 @@ class Memory:
         parameters: in float32.
         gradients: in float32.
         optimizer: both moments of AdamW.
-        gathered: parameters that are sharded, while they are whole.
+        gathered: parameters that are sharded, while they are whole; in a pipeline their gradients too.
         activations: kept for the backward pass, of all micro-batches that are under way; log-probabilities too.
         working: gradients of logits or of a layer's activations, whichever is more; with activation checkpointing the
             layer that is computed again too.
@@ -91,7 +92,8 @@ def _of_process(
     of_layer = _layer_parameters(config) // spec.tp
     held = (num_layers * of_layer + num_matrices * matrix) // spec.dp_shard
     num_whole = min(2, num_layers) if spec.pp == 1 else num_layers
-    gathered = width * (num_whole * of_layer + num_matrices * matrix) if spec.dp_shard > 1 else 0
+    each = width + FLOAT32 if spec.pp > 1 else width
+    gathered = each * (num_whole * of_layer + num_matrices * matrix) if spec.dp_shard > 1 else 0
     activations, working = _of_passes(config, spec, training, length, pp_rank, num_layers, is_last=is_last, width=width)
     return Memory(
         parameters=FLOAT32 * held,
@@ -191,14 +193,10 @@ def dry_run(
         mesh = build_mesh(spec, "cpu")
         with torch.device("meta"):
             model = make_model()
-        check_layout(spec, training, model.config)
+        config: Any = model.config
+        stages = lay_out(model, spec, training, mesh, torch.device("meta"))
         pp_rank = mesh.get_local_rank("pp") if mesh is not None else 0
-        stages = {0: model}
-        if spec.pp > 1:
-            layers = stage_layers(spec, model.config.num_hidden_layers)  # type: ignore[union-attr, arg-type]
-            stages = {stage: cut(model, layers[stage]) for stage in stages_of(spec, pp_rank)}
-        stages = {stage: parallelize(part, spec, training, mesh) for stage, part in stages.items()}
-        return _peak(stages, spec, training, length, model.config.hidden_size, pp_rank)
+        return _peak(stages, spec, training, length, config.hidden_size, pp_rank)
     finally:
         dist.destroy_process_group()
 
@@ -211,22 +209,35 @@ class _UnderWay(nn.Module):
         self.stages = nn.ModuleDict({str(stage): part for stage, part in stages.items()})
         self.spec, self.num_passes = spec, num_passes
 
+        if spec.pp > 1:
+            for part in stages.values():
+                _as_in_a_pipeline(part)
+
     def forward(self, ids_BT: Tensor, hidden_BTD: Tensor) -> Tensor:
-        """Return the summed loss of the last stage and the summed hidden states of others."""
-        total = torch.zeros(())
-        for index in range(self.num_passes):
-            stage = list(self.stages)[index % len(self.stages)]
-            part, x = self.stages[stage], ids_BT if stage == "0" else hidden_BTD
-            output = part(x) if self.spec.pp > 1 else part(input_ids=x, use_cache=False).logits
-            is_last = int(stage) == self.spec.num_stages - 1
-            total = total + (loss_of(output, ids_BT) if is_last else output.sum())
-        return total
+        """Return the summed loss of all passes; of stages before the last one, the summed hidden states."""
+        return torch.stack([self._pass(index, ids_BT, hidden_BTD) for index in range(self.num_passes)]).sum()
+
+    def _pass(self, index: int, ids_BT: Tensor, hidden_BTD: Tensor) -> Tensor:
+        stage = list(self.stages)[index % len(self.stages)]
+        part, x = self.stages[stage], ids_BT if stage == "0" else hidden_BTD
+        output = part(x) if self.spec.pp > 1 else part(input_ids=x, use_cache=False).logits
+        return loss_of(output, ids_BT) if int(stage) == self.spec.num_stages - 1 else output.sum()
+
+
+def _as_in_a_pipeline(part: nn.Module) -> None:
+    """Have sharded parameters and their gradients stay whole between passes, as torch's schedules do."""
+    if isinstance(part, FSDPModule):
+        part.set_requires_gradient_sync(False)
+        part.set_reshard_after_backward(False)
 
 
 def _peak(
     stages: dict[int, nn.Module], spec: ParallelSpec, training: TrainingConfig, length: int, width: int, pp_rank: int
 ) -> int:
-    """Return the peak of a process, with both moments of AdamW and the gradients of earlier passes."""
+    """Return the peak of a process; both moments of AdamW and gradients of earlier passes are added to what is counted.
+
+    The peak is where forward passes turn into backward ones, so no gradient is counted yet.
+    """
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.distributed._tools.mem_tracker import MemTracker
 
@@ -242,7 +253,7 @@ def _peak(
         with tracker, computing(training, torch.device("cpu"), is_managed=spec.dp_size > 1):
             under_way(ids_BT, hidden_BTD).backward()
         of_device = tracker.get_tracker_snapshot("peak")[torch.device("cpu")]
-    return int(of_device["Total"]) + 2 * held
+    return int(of_device["Total"]) + 3 * held
 
 
 def largest_micro_batch(

@@ -22,13 +22,13 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from tuili.errors import InputError, UsageError
-from tuili.train.mesh import build_mesh, check_layout, dp_rank
+from tuili.train.mesh import build_mesh, dp_rank
 from tuili.train.optim import local_square_sum, make_optimizer, scale_gradients
-from tuili.train.parallelize import give_back, parallelize
+from tuili.train.parallelize import give_back, lay_out
 from tuili.train.precision import LossScale, check_no_autocast, computing, set_tf32
 from tuili.train.schedule import IGNORED, Batch, Passes, Pipeline
 from tuili.train.spec import ParallelSpec, TrainingConfig
-from tuili.train.split import cut, is_tied, stage_layers, stages_of
+from tuili.train.split import is_tied
 from tuili.train.tensor import check_replicas
 from tuili.train.tied import TiedEmbedding
 
@@ -80,7 +80,7 @@ class Engine:
         self.dp_rank, self.dp_size = dp_rank(mesh) if mesh is not None else 0, spec.dp_size
         self._scale = LossScale(training)
         self._is_checked = False
-        self._tied = TiedEmbedding(stages, spec, mesh) if tied and mesh is not None and spec.pp > 1 else None
+        self._tied = TiedEmbedding(stages, spec, mesh) if tied and mesh is not None else None
         context = functools.partial(computing, training, device, is_managed=spec.dp_size > 1)
         self._passes: Passes | Pipeline = (
             Passes(self.parts[0], spec, context)
@@ -229,14 +229,9 @@ def build_engine(
     mesh = build_mesh(spec, device.type)
     model = make_model()
     _check_plain(model)
-    check_layout(spec, training, model.config)
-    tied = is_tied(model)
-    stages = {0: model}
-    if mesh is not None and spec.pp > 1:
-        layers = stage_layers(spec, model.config.num_hidden_layers)  # type: ignore[union-attr, arg-type]
-        stages = {stage: cut(model, layers[stage]) for stage in stages_of(spec, mesh.get_local_rank("pp"))}
+    tied = spec.pp > 1 and is_tied(model)
+    stages = lay_out(model, spec, training, mesh, device)
     del model
-    stages = {stage: parallelize(part.to(device), spec, training, mesh) for stage, part in stages.items()}
     return Engine(stages, spec, training, mesh, device, tied=tied)
 
 

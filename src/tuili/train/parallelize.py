@@ -1,18 +1,38 @@
-"""Parallelism, applied from outside: one function for what lies within a pipeline stage."""
+"""Parallelism, applied from outside: a model becomes the stages of a process, one function does what lies in each."""
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from torch import nn
 from torch.distributed._composable import checkpoint
 from torch.distributed._composable.replicate_with_fsdp import replicate
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
-from tuili.train.mesh import data_mesh
+from tuili.train.mesh import check_layout, data_mesh
 from tuili.train.precision import policy
 from tuili.train.spec import ParallelSpec, TrainingConfig
-from tuili.train.split import decoder_layers
+from tuili.train.split import cut, decoder_layers, stage_layers, stages_of
 from tuili.train.tensor import shard_tensors
+
+
+def lay_out(
+    model: nn.Module, spec: ParallelSpec, training: TrainingConfig, mesh: DeviceMesh | None, device: torch.device
+) -> dict[int, nn.Module]:
+    """Return the stages of a model that this process holds, by their index.
+
+    Raises:
+        UsageError: the layout is impossible for the model.
+    """
+    config: Any = model.config
+    check_layout(spec, training, config)
+    stages = {0: model}
+    if mesh is not None and spec.pp > 1:
+        layers = stage_layers(spec, config.num_hidden_layers)
+        stages = {stage: cut(model, layers[stage]) for stage in stages_of(spec, mesh.get_local_rank("pp"))}
+    return {stage: parallelize(part.to(device), spec, training, mesh) for stage, part in stages.items()}
 
 
 def parallelize(part: nn.Module, spec: ParallelSpec, training: TrainingConfig, mesh: DeviceMesh | None) -> nn.Module:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from tuili.errors import InputError
 from tuili.knowledge.units import read_unit
-from tuili.knowledge.values import Found, find_values
+from tuili.knowledge.values import Found, find_values, heading_unit
 from tuili.reason.worlds.dimensions import MONEY, Dimension, in_base_units
 
 GAP = "[X]"
@@ -213,6 +213,8 @@ def _gap(text: str, gaps: list[int], blocks: list[tuple[int, int]]) -> tuple[Giv
         or not re.match(r"\s?\S", text[end:])
         or (unit.end - end <= 2 and text[end] == " ")
     ):
+        unit = heading_unit(text, start)
+    if unit is None:
         return Given(0.0, (), before, after, GAP, roles), False
     scale, dimension = in_base_units(1.0, unit.text)
     return Given(scale, dimension, before, after, GAP, roles), True
