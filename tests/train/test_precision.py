@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 import torch
 from ranks import run_ranks
-from small import ROWS, TRAINING, Run, alone, batches, make_model, share, train
+from small import ROWS, TRAINING, Run, alone, assert_same, batches, make_model, share, train
 from torch import nn
 
 from tuili.errors import UsageError
@@ -51,6 +51,12 @@ def test_layers_computed_again_change_nothing():
     again = train(ParallelSpec(micro_batch=4), training=replace(TRAINING, activation_checkpointing=True))
     once = train(ParallelSpec(micro_batch=4))
     assert again.reports == once.reports
+
+
+def test_layers_computed_again_in_a_pipeline_of_shards_change_nothing():
+    spec = ParallelSpec(pp=2, dp_shard=2, micro_batch=2, micro_batches=2)
+    ranks = run_ranks(4, train, spec, "llama-64", replace(TRAINING, activation_checkpointing=True))
+    assert_same(ranks, alone("llama-64"), atol=1e-12, rtol=1e-12)
 
 
 class Counting(nn.Module):
