@@ -74,7 +74,8 @@ def test_a_recipe_is_trained_told_and_gone_on_with(tuili, place):
 def test_a_terminal_has_a_bar(tuili, place, monkeypatch):
     monkeypatch.setattr(command, "is_terminal", lambda stream: True)
     shown = tuili("train", "tiny", "--set", "steps=3")
-    assert shown.code == 0 and "step 3: held-out loss" in shown.err and "tokens/s" not in shown.err.split("held-out")[0]
+    assert shown.code == 0, shown.err
+    assert "step 3: held-out loss" in shown.err and "tokens/s" not in shown.err.split("held-out")[0]
 
 
 def test_settings_are_shown_and_changed(tuili, place):

@@ -20,6 +20,7 @@ from tuili.errors import TuiliError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tuili.cli.output import OnProgress
     from tuili.train.loop import Outcome, Step
     from tuili.train.recipe import Recipe
 
@@ -168,7 +169,8 @@ class _Watcher:
 
     def __init__(self) -> None:
         self.where = "no step"
-        self.on_progress = lambda stage, done, total: None
+        self.on_progress: OnProgress = lambda stage, done, total: None
+        self._preparing = contextlib.ExitStack()
         self._bar: Any = None
         self._task: Any = None
         self._last = monotonic()
@@ -177,7 +179,8 @@ class _Watcher:
     def showing(self) -> Iterator[None]:
         """Show for a block what the run tells."""
         with contextlib.ExitStack() as stack:
-            self.on_progress = stack.enter_context(progress(quiet=_rank() != 0))
+            stack.enter_context(self._preparing)
+            self.on_progress = self._preparing.enter_context(progress(quiet=_rank() != 0))
             if is_terminal(sys.stderr) and _rank() == 0:
                 self._bar = stack.enter_context(_bar())
             yield
@@ -186,7 +189,8 @@ class _Watcher:
         self.where = f"step {step.step} of {step.steps}"
         if self._bar is not None:
             if self._task is None:
-                self._task = self._bar.add_task("training", total=step.steps)
+                self._preparing.close()
+                self._task = self._bar.add_task("training", total=step.steps, what="")
             self._bar.update(self._task, completed=step.step, what=_facts(step))
         elif monotonic() - self._last >= HEARTBEAT_S or step.step == step.steps:
             self._last = monotonic()
