@@ -118,3 +118,8 @@ def test_a_heading_gives_the_gap_its_unit() -> None:
     assert asking.gap is not None and asking.has_unit
     assert (asking.gap.value, asking.gap.dimension) == (1000.0, (("meter", 1.0),))
     assert asking.givens[0].value == 10.0
+
+
+def test_a_gap_that_stands_for_something_is_named_by_it() -> None:
+    asking = read_question("The mass of a certain substance, represented by [X], absorbs 2 J of heat. How warm is it?")
+    assert asking.gap is not None and asking.gap.before == "The mass of a certain substance represented by"
