@@ -43,7 +43,9 @@ _SHARE_AFTER = re.compile(
 _SHARE_BEFORE = re.compile(r"\befficiency\b[^.;,?]{0,60}$", re.IGNORECASE)
 _MOST_BEFORE, _MOST_BEFORE_GAP, _MOST_AFTER = 9, 18, 5
 _LINKS = frozenset(
-    "to and or is the a an of until with at from by about approximately up down represented denoted expressed namely".split()
+    "to and or is the a an of until with at from by about approximately up down"
+    " represented denoted expressed namely".split()
+)
 )
 
 
