@@ -46,7 +46,6 @@ _LINKS = frozenset(
     "to and or is the a an of until with at from by about approximately up down"
     " represented denoted expressed namely".split()
 )
-)
 
 
 _IMPLIED = (
