@@ -82,3 +82,44 @@ def test_questions_without_values(question: str) -> None:
 def test_any_text_is_read(text: str) -> None:
     asking = read_question(text)
     assert all(isinstance(each.value, float | int) for each in asking.givens)
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "If the heat released by the complete combustion of gasoline, [X], is used to drive the car, find the work.",
+        "If [X] of the heat released by the gas is absorbed by the water, how much gas is needed?",
+        "The heat released by the wood [X] is absorbed by the water, how much wood is needed?",
+        "The efficiency of the electric water heater is [X], and the rated power is 2 kW. How long does it take?",
+    ],
+)
+def test_a_gap_that_is_a_share_has_no_dimension(question: str) -> None:
+    asking = read_question(question)
+    assert asking.gap is not None and asking.has_unit
+    assert (asking.gap.value, asking.gap.dimension) == (1.0, ()) and "share" in asking.gap.names[2]
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "If the mass of the water is [X], how much heat is absorbed?",
+        "The efficiency is 60 %. The power is [X]. How long does it take?",
+        "[X] of water is heated from 20 °C to 60 °C. What heat is absorbed?",
+        "A stove uses [X] of gas. The heat is used to warm water.",
+    ],
+)
+def test_other_gaps_are_no_shares(question: str) -> None:
+    asking = read_question(question)
+    assert asking.gap is not None and not asking.has_unit and "share" not in asking.gap.traits
+
+
+def test_a_heading_gives_the_gap_its_unit() -> None:
+    asking = read_question("Average speed (km/h) 36 Driving distance/km [X] The loss is negligible.")
+    assert asking.gap is not None and asking.has_unit
+    assert (asking.gap.value, asking.gap.dimension) == (1000.0, (("meter", 1.0),))
+    assert asking.givens[0].value == 10.0
+
+
+def test_a_gap_that_stands_for_something_is_named_by_it() -> None:
+    asking = read_question("The mass of a certain substance, represented by [X], absorbs 2 J of heat. How warm is it?")
+    assert asking.gap is not None and asking.gap.before == "The mass of a certain substance represented by"

@@ -35,8 +35,17 @@ _ASKING = re.compile(
 )
 _BREAK = re.compile(r"[.;?!:()\[\]\"“”]|,(?!\d)")
 _WORD = re.compile(r"[^\W\d_]+")
+_SHARE_AFTER = re.compile(
+    r"\s+of\s+(?:the|its|this|that|all)\b[^.?;]{0,25}?\b(?:heat|energy|work|power)\b"
+    r"|[\s,]+(?:is|are|was|were|being)\s+(?:\w+ly\s+)?(?:used|utili[sz]ed|absorbed|converted|lost|transferred)\b",
+    re.IGNORECASE,
+)
+_SHARE_BEFORE = re.compile(r"\befficiency\b[^.;,?]{0,60}$", re.IGNORECASE)
 _MOST_BEFORE, _MOST_BEFORE_GAP, _MOST_AFTER = 9, 18, 5
-_LINKS = frozenset("to and or is the a an of until with at from by about approximately up down".split())
+_LINKS = frozenset(
+    "to and or is the a an of until with at from by about approximately up down"
+    " represented denoted expressed namely".split()
+)
 
 
 _IMPLIED = (
@@ -65,7 +74,7 @@ class Given:
     @property
     def names(self) -> tuple[str, ...]:
         """The words that may name it."""
-        return (self.before, self.after, " ".join(sorted(self.traits & {"initial", "final"})))
+        return (self.before, self.after, " ".join(sorted(self.traits & {"initial", "final", "share"})))
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,13 +209,15 @@ def _answer(given: Given, asked_text: str) -> Given:
 
 
 def _gap(text: str, gaps: list[int], blocks: list[tuple[int, int]]) -> tuple[Given | None, bool]:
-    """Return the gap with its words, and whether a unit follows it."""
+    """Return the gap with its words, and whether its dimension is told: by a unit, or as a share of something."""
     if not gaps:
         return None, False
     start, end = gaps[0], gaps[0] + len(GAP)
     before, after = _around(text, start, end, blocks, _MOST_BEFORE_GAP)
     roles = _roles(before, after, text[end:])
     unit = read_unit(text, end)
+    if _SHARE_AFTER.match(text, end) or _SHARE_BEFORE.search(text, 0, start):
+        return Given(1.0, (), before, after, GAP, roles | {"share"}), True
     if (
         unit is None
         or not unit.text
