@@ -24,6 +24,8 @@ def test_public_names_are_these_and_each_can_be_imported():
         "ModelFileError",
         "Reasoner",
         "ReasonerConfig",
+        "SandwichConfig",
+        "SandwichForCausalLM",
         "SourceError",
         "StoreError",
         "TuiliError",

@@ -278,3 +278,18 @@ def test_the_checkpointer_is_closed_however_a_run_ends(recipe, monkeypatch):
     with pytest.raises(TypeError):
         run(recipe, fresh=True)
     assert closed == [1, 1]
+
+
+def test_micro_batches_fit_the_memory_and_the_losses_stay(texts, tmp_path):
+    still = "model.settings.attention_dropout=0.0"
+    run(small_recipe(texts, tmp_path / "one", still, "steps=3"))
+    watching = Watching()
+    fitted = small_recipe(texts, tmp_path / "two", still, "steps=3", "fit_memory=true", "parallel.micro_batch=1")
+    run(fitted, watching)
+    assert any(told.startswith("micro-batches of 4 rows") for told in watching.told)
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=1e-5)
+
+
+def test_a_micro_batch_beside_the_memory_s_own_is_refused(recipe):
+    with pytest.raises(UsageError, match=r"parallel.micro_batch is 2, which has no effect with fit_memory"):
+        replace(recipe, fit_memory=True)

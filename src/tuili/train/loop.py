@@ -14,21 +14,24 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Protocol
 
 import torch
 
 from tuili.errors import DependencyError, StoreError, TuiliError
 from tuili.train import curves, metrics
+from tuili.train.batch import estimate, largest_micro_batch
 from tuili.train.checkpoint import Checkpointer, Origin, Progress, newest, open_checkpoint, restore
 from tuili.train.data import Data, Reader, batches_of, open_data
 from tuili.train.engine import Engine, StepReport, build_engine
 from tuili.train.export import export
 from tuili.train.metrics import Metrics
-from tuili.train.models import describe
+from tuili.train.models import Source, describe
 from tuili.train.processes import Session
 from tuili.train.rates import share_of_peak
 from tuili.train.recipe import Recipe
+from tuili.train.spec import ParallelSpec
 
 RECENT = 20
 """Steps that the speed is a mean of."""
@@ -135,7 +138,7 @@ class _Run:
             shutil.rmtree(self.folder, ignore_errors=True)
         self.data: Data = open_data(recipe.data, recipe.out / "data", recipe.seed, watcher.on_progress)
         source = describe(recipe.model, self.data.tokenizer, recipe.data.length, recipe.seed)
-        self.engine: Engine = build_engine(source.make, recipe.parallel, recipe.training, device=session.device)
+        self.engine: Engine = build_engine(source.make, self._layout(source), recipe.training, device=session.device)
         sharing = {"dp_rank": self.engine.dp_rank, "dp_size": self.engine.dp_size}
         self.sharing = sharing
         self.reader = Reader(self.data.train, recipe.seed, **sharing)
@@ -150,6 +153,21 @@ class _Run:
         self.held_out_loss: float | None = None
         self.num_skipped = 0
         self.recent: deque[tuple[float, int]] = deque(maxlen=RECENT + 1)
+
+    def _layout(self, source: Source) -> ParallelSpec:
+        """Return the layout; with fit_memory its micro-batch is the largest that every process can hold."""
+        recipe, spec = self.recipe, self.recipe.parallel
+        if not recipe.fit_memory:
+            return spec
+
+        def memory_of(layout: ParallelSpec) -> int:
+            sizes = SimpleNamespace(**source.config)
+            return estimate(sizes, layout, recipe.training, length=recipe.data.length).total
+
+        fitted = largest_micro_batch(recipe.batch // spec.dp_size, spec, memory_of, self.session.device)
+        gib = memory_of(fitted) / 2**30
+        self.watcher.tell(f"micro-batches of {fitted.micro_batch} rows, {gib:.2f} GiB a process by estimate")
+        return fitted
 
     def _resume(self) -> Progress:
         found = newest(self.folder, self.session.control, self.watcher.tell)

@@ -132,6 +132,8 @@ class Recipe:
         out: the folder of the run: checkpoints, metrics, curves, at the end the model.
         steps: optimiser steps in all.
         batch: rows of the global batch, over all processes.
+        fit_memory: whether micro-batches are as large as every process can hold by estimate, instead of
+            parallel.micro_batch. The global batch stays, by accumulation.
         seed: of weights, order and everything random.
         evaluate_every: steps between evaluations; the last step is always evaluated.
         evaluate_most: sequences of an evaluation.
@@ -148,6 +150,7 @@ class Recipe:
     parallel: ParallelSpec = field(default_factory=ParallelSpec)
     rate: RateConfig = field(default_factory=RateConfig)
     checkpoints: CheckpointConfig = field(default_factory=CheckpointConfig)
+    fit_memory: bool = False
     seed: int = 0
     evaluate_every: int = 100
     evaluate_most: int = 64
@@ -160,6 +163,9 @@ class Recipe:
         _at_least("seed", self.seed, 0)
         if not 1 <= self.patience_s < math.inf:
             raise UsageError(f"patience_s must be at least 1, not {self.patience_s!r}")
+        if self.fit_memory and self.parallel.micro_batch != 1:
+            size = self.parallel.micro_batch
+            raise UsageError(f"parallel.micro_batch is {size}, which has no effect with fit_memory; leave one out")
         unit = self.parallel.dp_size * self.parallel.row_unit
         if self.batch % unit:
             raise UsageError(
