@@ -183,8 +183,8 @@ def _show(report: Report, rules: Rulebook, out: Path) -> None:
     click.echo(f"kept: {kept}")
     click.echo(f"calibration error {report.ece:.1%} on the same questions")
     click.echo(f"{len(rules.rules)} rules of the base hold surely enough to infer by")
-    for one in rules.rules[:MAX_SHOWN]:
-        click.echo(f"  {_rule(one)}")
+    for rule in rules.rules[:MAX_SHOWN]:
+        click.echo(f"  {_rule(rule)}")
 
 
 def _rule(rule: BaseRule) -> str:
