@@ -62,7 +62,7 @@ def test_spellings_of_numbers(text: str, number: float) -> None:
     assert found.number == pytest.approx(number)
 
 
-@pytest.mark.parametrize("text", ["H2O", "iodine-131", "CO2", "v_0", "half-life", "a car", "and", "x2"])
+@pytest.mark.parametrize("text", ["H2O", "iodine-131", "CO2", "v_0", "half-life", "a car", "and", "x2", ".²"])
 def test_names_hold_no_numbers(text: str) -> None:
     assert list(find_numbers(text)) == []
 

@@ -93,7 +93,7 @@ def find_numbers(text: str) -> Iterator[Numeral]:
 
 def _at(text: str, start: int) -> Numeral | None:
     char = text[start]
-    if (char.isdigit() and char.isascii()) or (char == "." and text[start + 1 : start + 2].isdigit()):
+    if (char.isdigit() and char.isascii()) or (char == "." and text[start + 1 : start + 2].isdecimal()):
         return None if _is_part_of_name(text, start) else _digits(text, start)
     if char in _FRACTIONS:
         return Numeral(_FRACTIONS[char], start, start + 1)
