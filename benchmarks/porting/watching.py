@@ -71,7 +71,7 @@ class _Observer:
 
     def on_blocks(self, blocks_BTGK: Any, first: int, num_keys: int) -> None:
         """Take what it keeps for the tokens from `first` on."""
-        _, q, k, _, _, scale = self.inputs
+        q, k, _, _, scale = self.inputs
         self.inputs = ()
         kept, offered = histogram(blocks_BTGK, first, num_keys, self.budget)
         ours, theirs = recalls(q[:, :, -blocks_BTGK.shape[1] :], k, blocks_BTGK, first, self.budget, scale)

@@ -139,7 +139,7 @@ class FactReader:
         shares: list[Tensor] = []
 
         def note(layer: Any, inputs: tuple[Any, ...]) -> None:
-            _, q_BHTd, k_BGNd, _, _, scale = inputs
+            q_BHTd, k_BGNd, _, _, scale = inputs
             shares.append(attention_of_last(q_BHTd[0, :, -num_rows:], k_BGNd[0], scale))
 
         handles = [layer.register_forward_pre_hook(note) for layer in self._layers]
