@@ -14,8 +14,6 @@ from torch import Tensor
 from tuili.attention import native, twin
 from tuili.attention.kernels import sparse_attention
 
-WIDTH_UNIT = 16
-
 
 class _Attention(torch.autograd.Function):
     """Forward and backward of attention over blocks, with a place for the gradient of log M."""
@@ -104,7 +102,7 @@ def _compiled(
 
 def _wide(x: Tensor) -> Tensor:
     """Return a tensor as contiguous float32, its width filled up with zeros to whole strips."""
-    return torch.nn.functional.pad(x.float(), (0, -x.shape[-1] % WIDTH_UNIT)).contiguous()
+    return torch.nn.functional.pad(x.float(), (0, -x.shape[-1] % native.STRIP)).contiguous()
 
 
 def _twin(

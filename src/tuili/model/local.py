@@ -81,15 +81,15 @@ def check_model_dir(folder: Path) -> dict[str, Any]:
     return config
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Return a JSON object of at most 10 MB.
+def read_json(path: Path, max_bytes: int | None = MAX_JSON_BYTES) -> dict[str, Any]:
+    """Return a JSON object, of at most 10 MB by default; `max_bytes` None: of any size.
 
     Raises:
         ModelFileError: the file is missing, too large, or no JSON object.
     """
     try:
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise ModelFileError(f"{path} has {path.stat().st_size} bytes, the limit is {MAX_JSON_BYTES}")
+        if max_bytes is not None and path.stat().st_size > max_bytes:
+            raise ModelFileError(f"{path} has {path.stat().st_size} bytes, the limit is {max_bytes}")
         value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ModelFileError(f"can't read {path}: {error.strerror}") from error

@@ -31,6 +31,7 @@ from torch.distributed.checkpoint.state_dict import (
 
 from tuili.errors import ModelFileError, StoreError, TuiliError, UsageError
 from tuili.files import ensure_dir, sync, write_text
+from tuili.model.local import read_json
 from tuili.train import shards
 from tuili.train.control import Control
 from tuili.train.engine import Engine
@@ -169,7 +170,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     Raises:
         ModelFileError: its manifest or a file is missing or damaged.
     """
-    manifest = _read_manifest(folder / MANIFEST)
+    manifest = read_json(folder / MANIFEST, max_bytes=None)
     if manifest.get("version") != VERSION:
         raise ModelFileError(f"{folder} has the version {manifest.get('version')!r}, this tuili reads {VERSION}")
     try:
@@ -185,18 +186,6 @@ def open_checkpoint(folder: Path) -> Checkpoint:
         return Checkpoint(folder, origin, progress, dict(manifest["engine"]), dict(manifest["tensors"]))
     except (KeyError, TypeError, AttributeError, OSError) as error:
         raise ModelFileError(f"{folder / MANIFEST} is not sound: {error!r}") from error
-
-
-def _read_manifest(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ModelFileError(f"can't read {path}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise ModelFileError(f"{path} is no sound JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise ModelFileError(f"{path} holds a {type(found).__name__}, a JSON object is needed")
-    return found
 
 
 def newest(folder: Path, control: Control, tell: Tell) -> Checkpoint | None:

@@ -15,6 +15,7 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from tuili.errors import UsageError
+from tuili.train.planning.speeds import even_split
 from tuili.train.spec import ParallelSpec
 
 
@@ -28,8 +29,7 @@ class Passing(nn.Module):
 
 def stage_layers(spec: ParallelSpec, num_layers: int) -> list[range]:
     """Return the layers of each stage; if they are not given, as even as it goes, the first stages one more."""
-    each, more = divmod(num_layers, spec.num_stages)
-    counts = spec.layers_per_stage or [each + (stage < more) for stage in range(spec.num_stages)]
+    counts = spec.layers_per_stage or even_split(num_layers, spec.num_stages)
     ends = [sum(counts[: stage + 1]) for stage in range(spec.num_stages)]
     return [range(end - count, end) for end, count in zip(ends, counts, strict=True)]
 
