@@ -30,7 +30,7 @@ SIZES = {
     "tie_word_embeddings": True,
 }
 KINDS = ("sandwich", "dense", "window")
-STEPS = {"2k": 250, "8k": 40}
+STEPS = {"2k": 192, "8k": 32}
 LENGTHS = {"2k": 2048, "8k": 8192}
 ROWS = {"2k": 2, "8k": 1}
 
