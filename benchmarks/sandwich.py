@@ -1,10 +1,11 @@
 """The sandwich beside a dense and a sliding-window decoder of ten million parameters: loss, speed, loss at equal time.
 
 Same data, tokens and two seeds (`recipes/sandwich_10m.py`). Training curves are read from `results/sandwich/`, where
-`--retrain` puts new ones (hours; it goes on where it was stopped). Speeds are measured anew: whole reading of 16,384
-tokens, and steps of training at 8,192, models in turn. `loss_vs_dense` is the held-out loss over that of the dense
-decoder less one, the mean of the seeds; `loss_at_equal_time` is the same with the dense decoder's loss after as much
-time of training at 8,192 tokens, where the learning rate is constant, as the sandwich took for all of it.
+`--retrain` puts new ones (hours; it goes on where it was stopped, and several processes share the work). Speeds are
+measured anew: whole reading of 16,384 tokens, and steps of training at 8,192, models in turn. `loss_vs_dense` is the
+held-out loss over that of the dense decoder less one, the mean of the seeds; `loss_at_equal_time` is the same with the
+dense decoder's loss after as much time of training at 8,192 tokens, where the learning rate is constant, as the
+sandwich took for all of it.
 """
 
 from __future__ import annotations
@@ -54,16 +55,38 @@ def places() -> Iterator[tuple[str, str, int]]:
 
 
 def train_all(options: Options) -> None:
-    """Make every run that is not done; a run that was stopped goes on."""
-    from sandwich_10m import make, with_prose
+    """Make every run that is not done; a run that was stopped goes on.
+
+    Started several times side by side, each process takes decoders that no other has; one with nothing left to do ends.
+    """
+    from filelock import FileLock, Timeout
 
     from tuili.files import data_dir
+
+    runs = data_dir() / "benchmarks" / "sandwich_10m"
+    runs.mkdir(parents=True, exist_ok=True)
+    with FileLock(runs / "prose.lock"):
+        prose = split_prose(options.data, runs)
+    taken = []
+    for seed in SEEDS:
+        for kind in kinds():
+            try:
+                with FileLock(runs / f"{kind}-s{seed}.lock", timeout=0):
+                    train_decoder(kind, seed, runs, prose)
+            except Timeout:
+                taken.append(f"{kind}-s{seed}")
+    if taken:
+        raise SystemExit(f"other processes still train {', '.join(taken)}; when they are done, run without --retrain")
+
+
+def train_decoder(kind: str, seed: int, runs: Path, prose: tuple[Path, Path] | None) -> None:
+    """Train one decoder at each context in turn, and keep its curves."""
+    from sandwich_10m import make, with_prose
+
     from tuili.train.loop import train
     from tuili.train.processes import join
 
-    runs = data_dir() / "benchmarks" / "sandwich_10m"
-    prose = split_prose(options.data, runs)
-    for kind, context, seed in places():
+    for context in CONTEXTS:
         if (runs / f"{kind}-{context}-s{seed}" / "done").is_file():
             continue
         recipe = make(kind, context, seed, runs)

@@ -1,13 +1,15 @@
 """Draw the pictures of figures in the documents from the benchmarks' results.
 
 A picture is drawn only if its results are there: docs/img/calibration.png, how often answers are right that are said
-with a confidence; docs/img/scale.png, what a question costs as the base grows.
+with a confidence; docs/img/scale.png, what a question costs as the base grows; docs/img/sandwich.png, losses while
+three kinds of decoders are trained; docs/img/planner.png, predicted against published step times.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import statistics
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,12 +19,16 @@ import matplotlib
 matplotlib.use("agg")
 from matplotlib import pyplot as plt
 
+from tuili.train.planning.tables import tables
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 IMAGES = ROOT / "docs" / "img"
 BIN = re.compile(r"(?P<prefix>.+)\.bin\.(?P<low>\d+)-\d+\.(?P<what>confidence|right)$")
 SETS = {"ask.calibration": "development questions", "ask.test.calibration": "held-out questions"}
 KINDS = {"one": "one hop", "two": "two hops", "hub": "through a hub"}
+DECODERS = {"sandwich": "C0", "dense": "C1", "window": "C2"}
+TOKENS, LENGTH_8K = 1e6, 8192
 
 Rows = Mapping[str, Mapping[str, Any]]
 
@@ -41,6 +47,11 @@ def draw(name: str, title: str, x: str, y: str, plot: Callable[[Any], None]) -> 
     axes.set(title=title, xlabel=x, ylabel=y)
     axes.grid(alpha=0.3)
     axes.legend(frameon=False, loc="lower right")
+    save(figure, name)
+
+
+def save(figure: Any, name: str) -> None:
+    """Write a figure as a picture of the documents."""
     figure.savefig(IMAGES / name, dpi=110)
     plt.close(figure)
     print(IMAGES / name)
@@ -81,9 +92,56 @@ def scale(rows: Rows) -> None:
     draw("scale.png", "A question at a fixed budget", "facts in the base", "time, ms", plot)
 
 
+def sandwich(rows: Rows) -> None:
+    """Draw held-out losses at both contexts against tokens, the longer one against time too; a line for each seed."""
+    times = {kind: row["value"] for kind in DECODERS if (row := rows.get(f"sandwich.8k.step.{kind}.time"))}
+    panels = [("2k", None), ("8k", None), ("8k", times)] if times else [("2k", None), ("8k", None)]
+    figure, every = plt.subplots(1, len(panels), figsize=(4.2 * len(panels), 3.8), layout="constrained", squeeze=False)
+    for axes, (context, step_s) in zip(every[0], panels, strict=True):
+        for kind, color in DECODERS.items():
+            for number, path in enumerate(sorted((RESULTS / "sandwich").glob(f"{kind}-{context}-s*.jsonl"))):
+                points = losses(path)
+                scale_x = 1 / TOKENS if step_s is None else step_s[kind] / LENGTH_8K / 60
+                x, y = [tokens * scale_x for tokens, _ in points], [loss for _, loss in points]
+                label = kind if number == 0 else None
+                axes.plot(x, y, color=color, marker=".", linestyle=("-", "--", ":")[number % 3], label=label)
+        axes.set(title=f"{context} of context", xlabel="tokens, millions" if step_s is None else "minutes on two cores")
+        axes.grid(alpha=0.3)
+    every[0][0].set(ylabel="held-out loss, nats a token")
+    every[0][0].legend(frameon=False)
+    save(figure, "sandwich.png")
+
+
+def losses(path: Path) -> list[tuple[int, float]]:
+    """Return tokens and held-out loss of each evaluation in a curve."""
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()[1:]]
+    return [(row["tokens"], row["held_out_loss"]) for row in rows if "held_out_loss" in row]
+
+
+def planner(_: Rows) -> None:
+    """Draw how far predicted step times are from published ones: a point for each row that counts for its table."""
+    figure, axes = plt.subplots(figsize=(6.5, 4.5), layout="constrained")
+    axes.axvspan(-10, 10, color="grey", alpha=0.15, label="10 %")
+    axes.axvline(0, color="grey", linewidth=1)
+    for place, table in enumerate(reversed(tables())):
+        errors = [100 * row.error() for row in table.judged]
+        color = "C1" if table.role == "fitted" else "C0"
+        axes.plot(errors, [place] * len(errors), "o", color=color, alpha=0.6)
+        axes.plot(statistics.fmean(errors), place, "|", color=color, markersize=14)
+    names = [f"{table.name}, fitted" if table.role == "fitted" else table.name for table in reversed(tables())]
+    axes.set(
+        title="Predicted step times against published ones", xlabel="error, % of the published time (line: mean)",
+        yticks=range(len(names)), yticklabels=names,
+    )  # fmt: skip
+    axes.grid(alpha=0.3, axis="x")
+    axes.legend(frameon=False, loc="lower right")
+    save(figure, "planner.png")
+
+
 def main() -> None:
     """Draw everything there are results for."""
-    for file, make in (("ask", calibration), ("reasoning_scale", scale)):
+    every = ("ask", calibration), ("reasoning_scale", scale), ("sandwich", sandwich), ("plan", planner)
+    for file, make in every:
         if rows := results(file):
             make(rows)
 

@@ -73,3 +73,19 @@ def test_a_curve_is_kept_with_what_it_was_made_by(tmp_path, monkeypatch):
     assert first["tokens"] == 5 and first["prose"] is False
     assert rest == [{"step": 1, "tokens": 5, "loss": 3.0}, {"step": 1, "tokens": 5, "held_out_loss": 2.5}]
     assert sandwich.read_curve("sandwich", "2k", 0) == [(5, 2.5)]
+
+
+def test_processes_side_by_side_share_the_decoders(tmp_path, monkeypatch):
+    monkeypatch.setenv("TUILI_HOME", str(tmp_path))
+    trained = []
+
+    def train_decoder(kind, seed, runs, prose):
+        trained.append((kind, seed))
+        if len(trained) == 1:  # a second process starts while this one trains its first decoder
+            with pytest.raises(SystemExit, match=f"still train {kind}-s{seed};"):
+                sandwich.train_all(options(tmp_path))
+
+    monkeypatch.setattr(sandwich, "train_decoder", train_decoder)
+    sandwich.train_all(options(tmp_path))
+    first = trained[0]
+    assert len(set(trained)) == 6 and trained.count(first) == 1
