@@ -64,12 +64,18 @@ def test_a_mapping_takes_the_keys_it_has():
     assert changed.inner.steps == 3 and Outer().sizes["hidden_size"] == 64
 
 
+def test_a_mapping_takes_new_keys():
+    changed = override(Outer(), ["sizes.heads=2", "sizes.kind=silu", "sizes.tied=true"])
+    assert changed.sizes == {**Outer().sizes, "heads": 2, "kind": "silu", "tied": True}
+    changed = override(Outer(), ["sizes.scaling.theta=5e5", 'sizes.scaling.kind="default"', "sizes.plan=[1, 2]"])
+    assert changed.sizes == {**Outer().sizes, "scaling": {"theta": 5e5, "kind": "default"}, "plan": [1, 2]}
+
+
 @pytest.mark.parametrize(
     ("assignment", "message"),
     [
         ("inner.stps=3", "there is no setting 'inner.stps'; did you mean 'steps'?"),
         ("zzz=3", "there are: name, out, inner, sizes"),
-        ("sizes.hiden_size=3", "did you mean 'hidden_size'?"),
         ("inner.steps=3.5", "inner.steps must be a whole number, not '3.5'"),
         ("inner.lr=fast", "inner.lr must be a number, not 'fast'"),
         ("inner.tied=maybe", "must be true or false"),
@@ -79,6 +85,7 @@ def test_a_mapping_takes_the_keys_it_has():
         ("sizes.hidden_size=big", "must be a whole number"),
         ("inner=3", "is a group of settings; set one of them: inner.lr"),
         ("name.x=3", "which has none"),
+        ("sizes.rope.theta=3", "which has none"),
         ("inner.steps", "sets nothing"),
         ("=3", "sets nothing"),
     ],

@@ -31,8 +31,11 @@ def test_without_a_home_the_message_names_tuili_home(monkeypatch: pytest.MonkeyP
         data_dir()
 
 
-def test_a_folder_below_a_file_can_not_be_made(tmp_path: Path):
+def test_a_folder_below_a_file_can_not_be_made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match=r"can't create the folder .*file/sub.*choose a place that can be written"):
+        ensure_dir(tmp_path / "file" / "sub")
+    monkeypatch.setenv("TUILI_HOME", str(tmp_path / "file"))
     with pytest.raises(StoreError, match=r"can't create the folder .*file/sub.*TUILI_HOME"):
         ensure_dir(tmp_path / "file" / "sub")
 

@@ -1,14 +1,16 @@
 """Configurations: frozen, keyword-only dataclasses that `a.b=c` texts override. Standard library only.
 
 A value is read by the type of its field: int, float, bool, str, Path, `X | None` (none), `Literal`, and
-`tuple[X, ...]` (values between commas). A field that is a mapping takes the keys it already has, each with the type of
-the value it holds. What isn't there is refused with the name that may be meant.
+`tuple[X, ...]` (values between commas). A field that is a mapping keeps the types of the values it holds, and takes new
+keys, whose values are read as JSON, or as texts where they are none; whether they make sense is for those to say who use
+the mapping. Any other name that isn't there is refused with the one that may be meant.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -64,7 +66,7 @@ def _replaced(config: Any, values: Mapping[str, str], prefix: str) -> Any:
     for path, text in values.items():
         name, _, rest = path.partition(".")
         names = _names(config, prefix + path)
-        if name not in names:
+        if name not in names and not isinstance(config, Mapping):
             raise UsageError(f"there is no setting {prefix + path!r}; {closest(name, names)}")
         groups.setdefault(name, {})[rest] = text
     new = {name: _changed(config, name, inner, prefix + name) for name, inner in groups.items()}
@@ -72,6 +74,8 @@ def _replaced(config: Any, values: Mapping[str, str], prefix: str) -> Any:
 
 
 def _changed(config: Any, name: str, values: dict[str, str], whole: str) -> Any:
+    if isinstance(config, Mapping) and name not in config:
+        return _new(values, whole)
     old = config[name] if isinstance(config, Mapping) else getattr(config, name)
     if "" not in values:
         return _replaced(old, values, f"{whole}.")
@@ -79,6 +83,16 @@ def _changed(config: Any, name: str, values: dict[str, str], whole: str) -> Any:
         some = next(iter(_names(old, whole)), "NAME")
         raise UsageError(f"{whole!r} is a group of settings; set one of them: {whole}.{some}")
     return _parsed(values[""], _wanted(config, name, old), whole)
+
+
+def _new(values: dict[str, str], whole: str) -> Any:
+    """Return the value of a key that a mapping did not have: JSON or a text, or a mapping if names follow the key."""
+    if "" not in values:
+        return _replaced({}, values, f"{whole}.")
+    try:
+        return json.loads(values[""])
+    except ValueError:
+        return values[""]
 
 
 def _names(config: Any, whole: str) -> list[str]:

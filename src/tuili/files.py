@@ -68,9 +68,9 @@ def ensure_dir(path: Path) -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StoreError(
-            f"can't create the folder {path}: {error.strerror}; set TUILI_HOME to a writable folder"
-        ) from error
+        is_own = path.is_relative_to(data_dir())
+        instead = "set TUILI_HOME to a writable folder" if is_own else "choose a place that can be written"
+        raise StoreError(f"can't create the folder {path}: {error.strerror}; {instead}") from error
     return path
 
 

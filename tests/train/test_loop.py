@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tuili.attention.plan import Dense, LayerPlan, Pooled, Sparse
 from tuili.attention.select import Budget
+from tuili.config import override
 from tuili.errors import StoreError, TuiliError, UsageError
 from tuili.model.local import check_model_dir
 from tuili.train import curves, loop, shards
@@ -114,6 +115,14 @@ def test_a_fresh_run_begins_anew(recipe, whole_losses):
     watching = Watching()
     run(recipe, watching, fresh=True)
     assert len(watching.steps) == 12 and losses(recipe.out) == whole_losses
+
+
+def test_a_fresh_run_that_is_refused_loses_nothing(recipe):
+    run(recipe)
+    before = sorted(recipe.out.rglob("*"))
+    with pytest.raises(UsageError, match="num_key_value_heads"):
+        run(override(recipe, ["model.family=qwen3"]), fresh=True)
+    assert sorted(recipe.out.rglob("*")) == before
 
 
 def test_being_asked_to_stop_saves_first(recipe, whole_losses):

@@ -21,7 +21,7 @@ def tokenizer(texts, tmp_path):
 
 @pytest.mark.parametrize("family", ["llama", "qwen3", "mistral"])
 def test_a_new_model_has_its_sizes_and_is_the_same_on_every_process(tokenizer, family):
-    model = replace(LLAMA, family=family)
+    model = replace(LLAMA, family=family, settings={**SIZES, "num_key_value_heads": 1})
     source = describe(model, tokenizer, 16, 3)
     before = torch.random.get_rng_state()
     one, other = source.make(), source.make()
@@ -43,13 +43,15 @@ def test_a_new_model_has_its_sizes_and_is_the_same_on_every_process(tokenizer, f
         ({"settings": {**SIZES, "hiden_size": 3}}, "no setting 'hiden_size'; did you mean 'hidden_size'"),
         ({"settings": {**SIZES, "hidden_size": "large"}}, "hidden_size"),
         ({"settings": {**SIZES, "hidden_size": 17, "head_dim": None}}, "17"),
+        ({"settings": {**SIZES, "hidden_act": "silly"}}, "no llama can be built of model.settings; KeyError: 'silly'"),
+        ({"family": "qwen3"}, "num_attention_heads is 2, its num_key_value_heads 32"),
         ({"settings": {**SIZES, "vocab_size": 200}}, "vocab_size is 200, the tokenizer has 300"),
         ({"settings": {**SIZES, "max_position_embeddings": 8}}, r"data.length is 16, .* 8"),
     ],
 )
 def test_what_makes_no_model_is_refused(tokenizer, changes, message):
     with pytest.raises(UsageError, match=message):
-        describe(replace(LLAMA, **changes), tokenizer, 16, 0)
+        describe(replace(LLAMA, **changes), tokenizer, 16, 0).make()
 
 
 def test_a_model_is_continued_only_from_a_safe_and_whole_folder(tokenizer, tmp_path):

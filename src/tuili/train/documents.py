@@ -123,7 +123,7 @@ def _parsed(line: bytes, where: str) -> dict[str, Any]:
 
 def _text_of(row: dict[str, Any], field: str, where: str) -> str:
     if field not in row:
-        raise SourceError(f"{where} has no field {field!r}; {closest(field, row)} Set data.field")
+        raise SourceError(f"{where} has no field {field!r}; {closest(field, row)}; data.field names it")
     if not isinstance(row[field], str):
         raise SourceError(f"{where}: the field {field!r} holds a {type(row[field]).__name__}, a text is needed")
     try:
@@ -144,7 +144,7 @@ def _parquet_texts(path: Path, field: str) -> Iterator[str]:
         with parquet.ParquetFile(path) as file:
             if field not in file.schema_arrow.names:
                 raise SourceError(
-                    f"{path} has no column {field!r}; {closest(field, file.schema_arrow.names)} Set data.field"
+                    f"{path} has no column {field!r}; {closest(field, file.schema_arrow.names)}; data.field names it"
                 )
             for batch in file.iter_batches(batch_size=ROWS, columns=[field]):
                 for value in batch.column(0).to_pylist():

@@ -134,8 +134,6 @@ class _Run:
         self.recipe, self.session, self.watcher = recipe, session, watcher
         self.is_first = session.control.rank == 0
         self.folder = recipe.out / "checkpoints"
-        if fresh and self.is_first:
-            shutil.rmtree(self.folder, ignore_errors=True)
         self.data: Data = open_data(recipe.data, recipe.out / "data", recipe.seed, watcher.on_progress)
         source = describe(recipe.model, self.data.tokenizer, recipe.data.length, recipe.seed)
         self.engine: Engine = build_engine(source.make, self._layout(source), recipe.training, device=session.device)
@@ -143,6 +141,8 @@ class _Run:
         self.sharing = sharing
         self.reader = Reader(self.data.train, recipe.seed, **sharing)
         self.origin = Origin(model=source.config, data=self.data.content, length=recipe.data.length, seed=recipe.seed)
+        if fresh and self.is_first:  # not before all that could refuse the run: it would lose them for nothing
+            shutil.rmtree(self.folder, ignore_errors=True)
         keep = recipe.checkpoints.keep
         self.checkpointer = Checkpointer(self.folder, session.control, self.origin, keep)
         self.progress = self._resume()

@@ -58,6 +58,12 @@ def describe(model: ModelConfig, tokenizer: TextTokenizer, length: int, seed: in
         raise UsageError(
             f"data.length is {length}, the model's max_position_embeddings {window}; change one of the two"
         )
+    heads, groups = (getattr(config, name, None) for name in ("num_attention_heads", "num_key_value_heads"))
+    if heads and groups and heads % groups:
+        raise UsageError(
+            f"the model's num_attention_heads is {heads}, its num_key_value_heads {groups} (the family's own if you set "
+            "none); the second must divide the first"
+        )
     described = json.loads(config.to_json_string(use_diff=False))
     architecture: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     described |= {"architectures": [architecture.__name__], "dtype": "float32"}
@@ -107,7 +113,11 @@ def _config_of(folder: Path) -> PretrainedConfig:
 def _new(config: PretrainedConfig, seed: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model: nn.Module = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        try:
+            model: nn.Module = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        except Exception as error:  # whatever the code of a family makes of settings that it does not check
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            raise UsageError(f"no {config.model_type} can be built of model.settings; {reason}") from error
     return model
 
 
