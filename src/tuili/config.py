@@ -2,8 +2,8 @@
 
 A value is read by the type of its field: int, float, bool, str, Path, `X | None` (none), `Literal`, and
 `tuple[X, ...]` (values between commas). A field that is a mapping keeps the types of the values it holds, and takes new
-keys, whose values are read as JSON, or as texts where they are none; whether they make sense is for those to say who use
-the mapping. Any other name that isn't there is refused with the one that may be meant.
+keys, whose values are read as JSON, or as texts where they are none; who uses the mapping says whether they make sense.
+Any other name that isn't there is refused with the one that may be meant.
 """
 
 from __future__ import annotations
