@@ -5,7 +5,7 @@ import torch
 import torch.distributed as dist
 from ranks import run_ranks
 from small import alone, train
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import GPTNeoXConfig, LlamaConfig, LlamaForCausalLM, MixtralConfig
 
 from tuili.errors import LimitError, UsageError
 from tuili.train import batch
@@ -32,6 +32,18 @@ def test_a_7b_model_over_64_devices_holds_what_is_known_of_it():
     assert (memory.gradients, memory.optimizer) == (memory.parameters, 2 * memory.parameters)
     fields = (memory.gathered, memory.activations, memory.working)
     assert memory.total == 4 * memory.parameters + sum(fields)
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (GPTNeoXConfig(), "has no num_key_value_heads"),
+        (MixtralConfig(), r"decoders with experts \(num_local_experts\)"),
+    ],
+)
+def test_memory_of_other_decoders_is_not_guessed(other, message):
+    with pytest.raises(UsageError, match=message):
+        estimate(other, ParallelSpec(), FLOAT32, length=16)
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,11 @@ def test_sizes_that_tensor_parallelism_cuts_must_divide(name, size):
         check_layout(ParallelSpec(tp=4), TrainingConfig(), config)
 
 
+def test_a_size_that_a_family_does_not_have_is_not_asked_for():
+    sizes = {name: value for name, value in vars(CONFIG).items() if name != "num_key_value_heads"}
+    check_layout(ParallelSpec(tp=2), TrainingConfig(), SimpleNamespace(**sizes))
+
+
 @pytest.mark.parametrize("schedule", ["InterleavedZeroBubble", "ZBVZeroBubble"])
 def test_zero_bubble_schedules_can_not_compute_layers_again(schedule):
     spec = ParallelSpec(pp=2, virtual=2, schedule=schedule)

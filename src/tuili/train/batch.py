@@ -29,6 +29,16 @@ from tuili.train.spec import ParallelSpec, TrainingConfig
 from tuili.train.split import stage_layers, stages_of
 
 FLOAT32 = 4
+SIZES = (
+    "hidden_size",
+    "intermediate_size",
+    "num_attention_heads",
+    "num_hidden_layers",
+    "num_key_value_heads",
+    "tie_word_embeddings",
+    "vocab_size",
+)
+EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
 KEPT_FREE = 0.9
 """The part of a device's free memory that is used; the rest is for fragments and for what is not counted."""
 
@@ -70,14 +80,23 @@ def estimate(config: Any, spec: ParallelSpec, training: TrainingConfig, *, lengt
         length: tokens of a row.
 
     Raises:
-        UsageError: the model can't be laid out so.
+        UsageError: the model can't be laid out so, or is no Llama-like one.
 
     Source: counted from torch's saved tensors; compared with `dry_run` in the tests.
     """
+    _check_like_llama(config)
     check_layout(spec, training, config)
     layers = stage_layers(spec, config.num_hidden_layers)
     found = [_of_process(config, spec, training, length, layers, rank) for rank in range(spec.pp)]
     return max(found, key=lambda memory: memory.total)
+
+
+def _check_like_llama(config: Any) -> None:
+    instead = "set fit_memory=false, and parallel.micro_batch to what the devices hold"
+    if missing := [name for name in SIZES if getattr(config, name, None) is None]:
+        raise UsageError(f"memory is estimated for Llama-like decoders, this one has no {missing[0]}; {instead}")
+    if experts := [name for name in EXPERTS if getattr(config, name, None)]:
+        raise UsageError(f"memory is not estimated for decoders with experts ({experts[0]}); {instead}")
 
 
 def _of_process(

@@ -61,8 +61,8 @@ def describe(model: ModelConfig, tokenizer: TextTokenizer, length: int, seed: in
     heads, groups = (getattr(config, name, None) for name in ("num_attention_heads", "num_key_value_heads"))
     if heads and groups and heads % groups:
         raise UsageError(
-            f"the model's num_attention_heads is {heads}, its num_key_value_heads {groups} (the family's own if none is "
-            "set); the second must divide the first"
+            f"the model's num_attention_heads is {heads}, its num_key_value_heads {groups} (the family's own if none "
+            "is set); the second must divide the first"
         )
     described = json.loads(config.to_json_string(use_diff=False))
     architecture: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
