@@ -25,14 +25,14 @@ SIZES = {
     "num_attention_heads": 6,
     "num_key_value_heads": 2,
     "head_dim": 64,
+    "initializer_range": 0.05,
     "max_position_embeddings": 32768,
     "rope_parameters": {"rope_type": "default", "rope_theta": 100_000.0},
     "tie_word_embeddings": True,
 }
 KINDS = ("sandwich", "dense", "window")
-STEPS = {"2k": 192, "8k": 32}
+STEPS = {"2k": 344, "8k": 24}
 LENGTHS = {"2k": 2048, "8k": 8192}
-ROWS = {"2k": 2, "8k": 1}
 
 
 def plan(kind: str) -> dict[str, Any]:
@@ -74,8 +74,8 @@ def make(kind: str, context: str, seed: int = 0, runs: Path = Path("runs/sandwic
         else ModelConfig(start=before),
         data=data,
         steps=STEPS[context],
-        batch=ROWS[context],
-        training=TrainingConfig(learning_rate=1.5e-3 if first else 3e-4),
+        batch=1,
+        training=TrainingConfig(learning_rate=2e-3 if first else 3e-4),
         parallel=ParallelSpec(micro_batch=1),
         rate=RateConfig(kind="cosine", warm_up=20) if first else RateConfig(kind="linear", floor=1.0),
         checkpoints=CheckpointConfig(every=25, keep=1),
