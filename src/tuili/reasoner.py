@@ -203,7 +203,7 @@ class Reasoner:
         return self._inferred(answer, base.graph, clock, deadline) if answer.abstained else answer
 
     def _surer(self, answer: Answer, found: Candidates, base: Base, clock: Clock) -> Answer:
-        """Return the learned walk's answer where there is a walk and it is surer than `answer`."""
+        """Return the learned walk's answer where there is a walk and it is surer than `answer`, or `answer` guesses."""
         path = walk_path(base.graph.name)
         if not path.is_file():
             return answer
@@ -214,7 +214,8 @@ class Reasoner:
         clock.lap("walk")
         if walked is None or walked.confidence < CERTAIN:
             return answer
-        return walked if answer.abstained or walked.confidence > answer.confidence else answer
+        is_guess = answer.abstained or answer.features.get("guessed_kind")
+        return walked if is_guess or walked.confidence > answer.confidence else answer
 
     def _inferred(self, answer: Answer, graph: Graph, clock: Clock, deadline: float) -> Answer:
         """Return what rules mined from the base infer, where there are any; else `answer`, which states nothing."""

@@ -43,6 +43,27 @@ def test_a_learned_walk_answers_and_its_answer_can_be_verified(people, questions
     assert tuili("verify", tmp_path / "a.json").code == 1
 
 
+def test_a_walk_that_learned_a_word_answers_before_a_guess_at_it(home, tuili, tmp_path):
+    facts = [Edge(f"Person {at}", "lives in", f"Town {at % 5}", 1.0, f"people.tsv:{at}") for at in range(15)]
+    facts += [Edge(f"Town {at}", "lies in", f"Land {at % 3}", 1.0, f"towns.tsv:{at}") for at in range(5)]
+    build(home / "kb" / "people.sqlite", facts, origin="made")
+    asked = ("ask", "--kb", "people", "--json", "in which land does Person 7 live")
+    guessed = tuili(*asked).json
+    assert guessed["answer"] == "Town 2" and any("does not know “land”" in note for note in guessed["notes"])
+    rows = [
+        {"question": f"{words} Person {at} {verb}", "answers": [answer]}
+        for at in range(15)
+        for words, verb, answer in (
+            ("in which land does", "live", f"Land {at % 5 % 3}"),
+            ("which town does", "call home", f"Town {at % 5}"),
+        )
+    ]
+    (tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    shown = tuili("learn", "people", "--questions", tmp_path / "q.jsonl", "--words-only", "--updates", 1)
+    assert shown.code == 0, shown.err
+    assert tuili(*asked).json["answer"] == "Land 2"
+
+
 def test_without_questions_the_base_s_own_relations_are_learned(people, tuili):
     found = tuili("learn", "people", "--words-only", "--updates", 1, "--json")
     assert found.code == 0 and "questions made from the base's relations" in found.err

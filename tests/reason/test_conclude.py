@@ -68,6 +68,13 @@ def test_an_abstention_names_the_nearest_candidates(reasoner_over):
     assert "long blade" not in names(answer)
 
 
+def test_a_noun_that_the_base_does_not_know_is_noted(reasoner_over):
+    reasoner = reasoner_over([Edge("Ann", "lives in", "Lima"), Edge("Lima", "lies in", "Peru")])
+    answer = reasoner.ask("Which country does Ann live in?")
+    assert names(answer) == ["Lima"] and any("does not know “country”" in note for note in answer.notes)
+    assert names(reasoner.ask("Where does Ann live?")) == ["Lima"] and not reasoner.ask("Where does Ann live?").notes
+
+
 def test_a_partial_search_is_noted(reasoner_over):
     records = [Kind("film"), Kind("actor"), Relation("stars", words=("stars",))]
     records += [Node("ann", "actor", "Ann Arbor"), *(Node(f"f{n}", "film", f"Film {n:02}") for n in range(40))]

@@ -14,7 +14,7 @@ from tuili.knowledge.query import Aggregate, Query
 from tuili.knowledge.text import NEGATIONS, Token
 from tuili.reason.answer import Answer, Number, Scored
 from tuili.reason.candidates import Candidates, Tried
-from tuili.reason.confidence import features, probability
+from tuili.reason.confidence import features, guessed_kinds, probability
 from tuili.reason.explain import links, paths, wording
 from tuili.reason.lacking import lacking, nearest, presupposed
 from tuili.reason.ranking import is_ranked, ranked_answer
@@ -70,10 +70,14 @@ def conclude(question: str, graph: Graph, found: Candidates, weigher: Weigher) -
 
 
 def _notes(found: Candidates, outcome: Outcome) -> tuple[str, ...]:
-    """Tell what cut the search short."""
+    """Tell what was guessed, and what cut the search short."""
+    unknown = guessed_kinds(found)
+    notes = [f"the base does not know “{word}”; what the fact leads to is taken for it" for word in unknown]
     if found.is_late:
-        return ("the time limit ended the search; this is the best so far and may be incomplete",)
-    return ("the search hit its budget; the answer may be incomplete",) if outcome.is_partial else ()
+        notes.append("the time limit ended the search; this is the best so far and may be incomplete")
+    elif outcome.is_partial:
+        notes.append("the search hit its budget; the answer may be incomplete")
+    return tuple(notes)
 
 
 def _not_understood(found: Candidates) -> str:

@@ -49,12 +49,19 @@ def features(found: Candidates, weigher: Weigher) -> dict[str, float]:
         "unstated": 1.0 - stated / len(query.constraints) if query.constraints else 0.0,
         "score_per_word": best.score / max(heavy, 1),
         "margin": _margin(found),
+        "guessed_kind": float(bool(guessed_kinds(found))),
         "guessed_ask": float(query.aggregate == Aggregate.ASK and not stated),
         "ask": float(query.aggregate == Aggregate.ASK),
         "count": float(query.aggregate == Aggregate.COUNT),
         "empty": float(not outcome.found),
         "num_constraints": min(len(query.constraints), 6) / 6,
     }
+
+
+def guessed_kinds(found: Candidates) -> list[str]:
+    """Return the nouns that the best reading takes for what is asked, though the base does not say what they are."""
+    guesses = [one for one in found.tried[0].compiled.mentions if one.role == Role.KIND and one.how == "guess"]
+    return [token.text for one in guesses for token in found.tokens[one.start : one.end]]
 
 
 def _description(texts: Sequence[str], weigher: Weigher) -> dict[str, float]:
