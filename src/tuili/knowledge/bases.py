@@ -92,9 +92,9 @@ def no_such_base(name: str) -> StoreError:
     """Return the error that says which bases there are and how one is added."""
     known = available()
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    meant = f"did you mean {near[0]!r}? " if near else ""
+    meant = f"did you mean {near[0]!r}? There are: " if near else "there are: "
     return StoreError(
-        f"there is no knowledge base {name!r}; {meant}There are: {', '.join(known)}. "
+        f"there is no knowledge base {name!r}; {meant}{', '.join(known)}. "
         f"One is added by: tuili kb add {name} SOURCE"
     )
 
