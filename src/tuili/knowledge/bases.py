@@ -94,8 +94,7 @@ def no_such_base(name: str) -> StoreError:
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     meant = f"did you mean {near[0]!r}? There are: " if near else "there are: "
     return StoreError(
-        f"there is no knowledge base {name!r}; {meant}{', '.join(known)}. "
-        f"One is added by: tuili kb add {name} SOURCE"
+        f"there is no knowledge base {name!r}; {meant}{', '.join(known)}. One is added by: tuili kb add {name} SOURCE"
     )
 
 
