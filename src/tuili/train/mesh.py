@@ -67,7 +67,7 @@ def check_layout(spec: ParallelSpec, training: TrainingConfig, config: Any) -> N
         )
     if spec.tp > 1:
         for name in SHARED_SIZES:
-            if (size := getattr(config, name, 0)) % spec.tp:  # a family without it has no plan for tp either
+            if (size := getattr(config, name, 0)) % spec.tp:  # 0: the family has no such size to cut
                 raise UsageError(f"tp={spec.tp} does not divide the model's {name}={size}; choose a tp that does")
     num_layers = config.num_hidden_layers
     if num_layers < spec.num_stages:
