@@ -21,10 +21,9 @@ MIB = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """What runs of one side took: seconds of each, and how far the last raised the process's memory, if it tells."""
+    """What runs of one side took: seconds of each."""
 
     seconds: tuple[float, ...]
-    memory_mib: float | None = None
 
     @property
     def median(self) -> float:
@@ -38,18 +37,16 @@ def alternate(sides: Mapping[str, Callable[[], Any]], rounds: int, *, warm_up: b
         for call in sides.values():
             call()
     seconds: dict[str, list[float]] = {name: [] for name in sides}
-    memory: dict[str, float | None] = {}
     for _ in range(rounds):
         for name, call in sides.items():
-            before = _begin_peak()
+            gc.collect()
             start = time.perf_counter()
             call()
             seconds[name].append(time.perf_counter() - start)
-            memory[name] = None if before is None else _memory("VmHWM") - before
-    return {name: Side(tuple(values), memory[name]) for name, values in seconds.items()}
+    return {name: Side(tuple(values)) for name, values in seconds.items()}
 
 
-def _begin_peak() -> float | None:
+def begin_peak() -> float | None:
     """Set the peak of the process's memory to what it takes now and return that; None where that is not possible.
 
     What was freed and kept is handed back to the system before, so that it does not hide what a run takes.
@@ -59,12 +56,13 @@ def _begin_peak() -> float | None:
         trim(0)
     try:
         CLEAR.write_text(RESET_PEAK)
-        return _memory("VmRSS")
+        return process_memory("VmRSS")
     except (OSError, StopIteration):
         return None
 
 
-def _memory(field: str) -> float:
+def process_memory(field: str) -> float:
+    """Return a field of the process's status in MiB."""
     lines = STATUS.read_text(encoding="utf-8").splitlines()
     return int(next(line.split()[1] for line in lines if line.startswith(f"{field}:"))) / 1024
 

@@ -9,12 +9,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from attending.footprint import footprint
 from attending.inputs import decoder, text_ids
 from attending.timing import MIB, Side, alternate, memory, seconds, slope, speedup
 from runner import Options, Result, say
 
 TARGETS = {8: 1.4, 16: 2.3, 32: 4.0}
 SLOPE_TARGET, SLOPE_FROM = 1.1, 8
+MEMORY = (2, 8, 16)  # lengths of which memory is measured, each side in a process of its own
 STEPS = 24
 NOTHING = "tuili-benchmark-nothing"
 
@@ -55,6 +57,9 @@ def whole(options: Options) -> Iterator[Result]:
             if length in chosen.prefill:
                 times[length] = found["tuili"].median
                 yield from _prefill_results(models, f"prefill.{length}k.{dtype}", length, found)
+                if length in MEMORY:
+                    sides = (footprint(side, dtype, length * 1024) for side in ("tuili", "dense"))
+                    yield from memory(f"prefill.{length}k.{dtype}", *sides)
             if length in chosen.decode:
                 yield from _decode(models, f"decode.{length}k.{dtype}", length)
             models.caches.clear()
@@ -105,7 +110,6 @@ def _prefill_results(models: Models, name: str, length: int, found: Mapping[str,
         yield from speedup(name, found, target=TARGETS.get(length))
         yield seconds(f"{name}.linear.time", linear)
         yield Result(f"{name}.ceiling", found["dense"].median / linear.median, "x", None, 1)
-        yield from memory(name, found["tuili"].memory_mib, found["dense"].memory_mib)
     yield seconds(f"{name}.tuili.time", found["tuili"])
 
 

@@ -11,7 +11,8 @@ from torch.nn.attention.flex_attention import create_mask
 
 import runner
 from attending.alone import TILE, causal
-from attending.timing import Side, alternate, memory, slope, speedup
+from attending.footprint import footprint
+from attending.timing import MIB, Side, alternate, begin_peak, memory, process_memory, slope, speedup
 from attending.whole import DEFAULT, FULL, _chosen
 
 
@@ -22,12 +23,24 @@ def test_sides_run_in_turn_after_a_warm_up() -> None:
     assert [len(side.seconds) for side in found.values()] == [2, 2]
 
 
-def test_memory_is_what_a_run_took_at_its_peak() -> None:
-    found = alternate({"much": lambda: bytearray(64 << 20), "little": lambda: None}, 1)
-    if found["much"].memory_mib is None:
+def test_a_peak_is_what_was_taken_since_it_was_reset() -> None:
+    kept = bytearray(64 << 20)
+    del kept
+    before = begin_peak()
+    if before is None:
         pytest.skip("this system does not tell")
-    assert found["much"].memory_mib == pytest.approx(64, abs=8)
-    assert found["little"].memory_mib == pytest.approx(0, abs=8)
+    bytearray(64 << 20)
+    assert process_memory("VmHWM") - before == pytest.approx(64, abs=8)
+    assert process_memory("VmRSS") - before == pytest.approx(0, abs=8)
+
+
+@pytest.mark.parametrize("side", ["dense", "tuili"])
+def test_a_prefill_takes_the_memory_of_its_cache_at_least(side: str) -> None:
+    taken = footprint(side, "fp32", 512)
+    if taken is None:
+        pytest.skip("this system does not tell")
+    cache = 2 * 30 * 3 * 64 * 512 * 4 / MIB  # keys and values of 30 layers with 3 groups of 64
+    assert cache < taken < 100 * cache
 
 
 def test_a_speedup_is_the_median_of_the_ratios_of_a_round() -> None:
