@@ -60,7 +60,7 @@ def some_layers(length: int) -> list[tuple[Any, tuple[Any, ...]]]:
     held: list[tuple[Any, ...]] = []
 
     def capture(_: Any, inputs: tuple[Any, ...]) -> None:
-        held.append(tuple(each.clone() for each in inputs[1:4]))
+        held.append(tuple(each.clone() for each in inputs[:3]))
         if len(held) == len(modules):
             raise _CapturedError
 

@@ -12,6 +12,7 @@ from torch.nn.attention.flex_attention import create_mask
 import runner
 from attending.alone import TILE, causal
 from attending.footprint import footprint
+from attending.inputs import LAYERS, some_layers
 from attending.timing import MIB, Side, alternate, begin_peak, memory, process_memory, slope, speedup
 from attending.whole import DEFAULT, FULL, _chosen
 
@@ -96,3 +97,14 @@ def test_the_peer_s_mask_is_causal(num_keys: int) -> None:
     assert torch.equal(seen, torch.eye(num_tiles).long() + 2 * torch.ones(num_tiles, num_tiles).tril(-1).long())
     inner = create_mask(mask.mask_mod, 1, 1, num_keys, num_keys, device="cpu")[0, 0]
     assert torch.equal(inner, torch.ones(num_keys, num_keys, dtype=torch.bool).tril())
+
+
+def test_the_captured_inputs_of_some_layers_go_through_their_readers() -> None:
+    layers = some_layers(48)
+    assert len(layers) == len(LAYERS)
+    for module, (q, k, v) in layers:
+        assert q.shape == (1, 9, 48, 64) and k.shape == v.shape == (1, 3, 48, 64)
+        with torch.no_grad():
+            ours = module.tuili(q, k, v, None, module.scaling)
+            dense = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+        torch.testing.assert_close(ours, dense.transpose(1, 2), rtol=1e-4, atol=1e-4)
