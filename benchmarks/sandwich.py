@@ -1,10 +1,10 @@
 """The sandwich beside a dense and a sliding-window decoder of ten million parameters: loss, speed, loss at equal time.
 
 Same data, tokens and two seeds (`recipes/sandwich_10m.py`). Training curves are read from `results/sandwich/`, where
-`--retrain` puts new ones (hours; it goes on where it was stopped, and several processes share the work). Speeds are
-measured anew: whole reading of 16,384 tokens, and steps of training at 8,192, models in turn. `loss_vs_dense` is the
-held-out loss over that of the dense decoder less one, the mean of the seeds; `loss_at_equal_time` is the same with the
-dense decoder's loss after as much time of training at 8,192 tokens, where the learning rate is constant, as the
+`--retrain` puts new ones (hours; it goes on where it was stopped, and a second process takes the other seed). Speeds
+are measured anew: whole reading of 16,384 tokens, and steps of training at 8,192, models in turn. `loss_vs_dense` is
+the held-out loss over that of the dense decoder less one, the mean of the seeds; `loss_at_equal_time` is the same with
+the dense decoder's loss after as much time of training at 8,192 tokens, where the learning rate is constant, as the
 sandwich took for all of it.
 """
 
@@ -48,7 +48,11 @@ def measure(options: Options) -> Iterator[Result]:
 
 def places() -> Iterator[tuple[str, str, int]]:
     """Yield kind, context and seed of every run, each after the one that it continues."""
-    yield from ((kind, context, seed) for seed in SEEDS for kind in kinds() for context in CONTEXTS)
+    from sandwich_10m import FIRST
+
+    for seed in SEEDS:
+        yield "dense", FIRST, seed
+        yield from ((kind, context, seed) for kind in kinds() for context in CONTEXTS)
 
 
 # -- training ------------------------------------------------------------------------------------
@@ -57,7 +61,7 @@ def places() -> Iterator[tuple[str, str, int]]:
 def train_all(options: Options) -> None:
     """Make every run that is not done; a run that was stopped goes on.
 
-    Started several times side by side, each process takes decoders that no other has; one with nothing left to do ends.
+    Started several times side by side, each process takes a seed that no other has; one with nothing left to do ends.
     """
     from filelock import FileLock, Timeout
 
@@ -69,32 +73,32 @@ def train_all(options: Options) -> None:
         prose = split_prose(options.data, runs)
     taken = []
     for seed in SEEDS:
-        for kind in kinds():
-            try:
-                with FileLock(runs / f"{kind}-s{seed}.lock", timeout=0):
-                    train_decoder(kind, seed, runs, prose)
-            except Timeout:
-                taken.append(f"{kind}-s{seed}")
+        try:
+            with FileLock(runs / f"s{seed}.lock", timeout=0):
+                for place in places():
+                    if place[2] == seed:
+                        train_one(*place, runs, prose)
+        except Timeout:
+            taken.append(str(seed))
     if taken:
-        raise SystemExit(f"other processes still train {', '.join(taken)}; when they are done, run without --retrain")
+        raise SystemExit(f"other processes still train seed {', '.join(taken)}; when done, run without --retrain")
 
 
-def train_decoder(kind: str, seed: int, runs: Path, prose: tuple[Path, Path] | None) -> None:
-    """Train one decoder at each context in turn, and keep its curves."""
+def train_one(kind: str, context: str, seed: int, runs: Path, prose: tuple[Path, Path] | None) -> None:
+    """Train one decoder at one context, if that is not done, and keep its curve."""
     from sandwich_10m import make, with_prose
 
     from tuili.train.loop import train
     from tuili.train.processes import join
 
-    for context in CONTEXTS:
-        if (runs / f"{kind}-{context}-s{seed}" / "done").is_file():
-            continue
-        recipe = make(kind, context, seed, runs)
-        recipe = recipe if prose is None else with_prose(recipe, *prose)
-        say(f"training {recipe.out.name}")
-        with join(recipe.parallel, recipe.patience_s) as session:
-            train(recipe, session, _Told(recipe.out.name))
-        keep_curve(recipe.out, {"prose": prose is not None})
+    if (runs / f"{kind}-{context}-s{seed}" / "done").is_file():
+        return
+    recipe = make(kind, context, seed, runs)
+    recipe = recipe if prose is None else with_prose(recipe, *prose)
+    say(f"training {recipe.out.name}")
+    with join(recipe.parallel, recipe.patience_s) as session:
+        train(recipe, session, _Told(recipe.out.name))
+    keep_curve(recipe.out, {"prose": prose is not None})
 
 
 def split_prose(data: Path | None, runs: Path) -> tuple[Path, Path] | None:
@@ -272,11 +276,13 @@ def fresh(kind: str) -> Any:
 
 
 def engine(kind: str) -> Any:
-    """Return an engine that trains an untrained decoder of a kind."""
+    """Return an engine that trains an untrained decoder of a kind, as the recipe does."""
+    from sandwich_10m import PRECISION
+
     from tuili.train.engine import build_engine
     from tuili.train.spec import ParallelSpec, TrainingConfig
 
-    return build_engine(lambda: fresh(kind), ParallelSpec(), TrainingConfig())
+    return build_engine(lambda: fresh(kind), ParallelSpec(), TrainingConfig(precision=PRECISION))
 
 
 def random_batch(length: int) -> Any:

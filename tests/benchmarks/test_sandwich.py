@@ -1,6 +1,7 @@
 import json
 
 import pytest
+import torch
 
 import sandwich
 from runner import Options
@@ -27,10 +28,21 @@ def options(tmp_path, **changes):
 
 def test_every_run_comes_after_the_one_it_continues():
     places = list(sandwich.places())
-    assert len(places) == len(set(places)) == 12
+    assert len(places) == len(set(places)) == 14
     for kind, context, seed in places:
-        if context == "8k":
-            assert places.index((kind, "2k", seed)) < places.index((kind, context, seed))
+        before = {"8k": (kind, "2k", seed), "2k": ("dense", "512", seed)}.get(context)
+        assert before is None or places.index(before) < places.index((kind, context, seed))
+
+
+def test_all_kinds_are_one_decoder_on_the_first_rows():
+    ids = torch.randint(0, 4096, (1, 512), generator=torch.Generator().manual_seed(0))
+    dense = sandwich.fresh("dense").eval()
+    for kind in ("sandwich", "window"):
+        other = sandwich.fresh(kind).eval()
+        missing, unexpected = other.load_state_dict(dense.state_dict(), strict=False)
+        assert not unexpected and all(".gate." in name for name in missing)
+        with torch.no_grad():
+            torch.testing.assert_close(other(ids).logits, dense(ids).logits, rtol=1e-4, atol=1e-4)
 
 
 def test_losses_are_compared_with_the_dense_decoder_of_the_same_seed(curves):
@@ -75,17 +87,16 @@ def test_a_curve_is_kept_with_what_it_was_made_by(tmp_path, monkeypatch):
     assert sandwich.read_curve("sandwich", "2k", 0) == [(5, 2.5)]
 
 
-def test_processes_side_by_side_share_the_decoders(tmp_path, monkeypatch):
+def test_processes_side_by_side_share_the_seeds(tmp_path, monkeypatch):
     monkeypatch.setenv("TUILI_HOME", str(tmp_path))
     trained = []
 
-    def train_decoder(kind, seed, runs, prose):
-        trained.append((kind, seed))
+    def train_one(kind, context, seed, runs, prose):
+        trained.append((kind, context, seed))
         if len(trained) == 1:  # a second process starts while this one trains its first decoder
-            with pytest.raises(SystemExit, match=f"still train {kind}-s{seed};"):
+            with pytest.raises(SystemExit, match=f"still train seed {seed};"):
                 sandwich.train_all(options(tmp_path))
 
-    monkeypatch.setattr(sandwich, "train_decoder", train_decoder)
+    monkeypatch.setattr(sandwich, "train_one", train_one)
     sandwich.train_all(options(tmp_path))
-    first = trained[0]
-    assert len(set(trained)) == 6 and trained.count(first) == 1
+    assert sorted(trained) == sorted(sandwich.places()), "each once"

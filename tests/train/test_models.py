@@ -6,6 +6,7 @@ import torch
 from runs import SIZES
 
 from tuili.errors import ModelFileError, UsageError
+from tuili.model.sandwich import SandwichForCausalLM, default_plan
 from tuili.train.documents import find_files
 from tuili.train.models import describe
 from tuili.train.recipe import ModelConfig
@@ -52,6 +53,39 @@ def test_a_new_model_has_its_sizes_and_is_the_same_on_every_process(tokenizer, f
 def test_what_makes_no_model_is_refused(tokenizer, changes, message):
     with pytest.raises(UsageError, match=message):
         describe(replace(LLAMA, **changes), tokenizer, 16, 0).make()
+
+
+def test_a_llama_decoder_is_continued_as_a_sandwich(tokenizer, tmp_path):
+    folder, plan = tmp_path / "model", default_plan(2).to_dict()
+    dense = describe(LLAMA, tokenizer, 16, 0).make()
+    dense.save_pretrained(folder)
+    source = describe(ModelConfig(start=folder, settings={"layer_plan": plan, "gate_width": 4}), tokenizer, 16, 5)
+    one, other = source.make(), source.make()
+    assert type(one) is SandwichForCausalLM and source.config["architectures"] == ["SandwichForCausalLM"]
+    kept, gates = one.state_dict(), other.state_dict()
+    assert all(torch.equal(weight, kept[name]) for name, weight in dense.state_dict().items())
+    assert all(torch.equal(weight, gates[name]) for name, weight in kept.items()), "gates begin by the seed"
+    assert sum("gate" in name for name in kept) > 0 and all(torch.isfinite(weight).all() for weight in kept.values())
+    one.save_pretrained(tmp_path / "sandwich")
+    window = {**plan, "default": {"kind": "dense", "window": 8, "past": 0, "sink": 0}}
+    again = describe(ModelConfig(start=tmp_path / "sandwich", settings={"layer_plan": window}), tokenizer, 16, 5).make()
+    assert again.config.gate_width == 4 and not any("gate" in name for name in again.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("family", "settings", "message"),
+    [
+        ("qwen3", {"gate_width": 4}, "of a Llama decoder, not of the family 'qwen3'"),
+        ("llama", {"layer_plan": {"layers": {"7": {"kind": "dense"}}}}, "names layer 7"),
+        ("llama", {"gate_width": "wide"}, "gate_width"),
+        ("llama", {"gate_queries": 5}, "queries"),
+    ],
+)
+def test_what_makes_no_sandwich_of_a_decoder_is_refused(tokenizer, tmp_path, family, settings, message):
+    sizes = {**SIZES, "num_key_value_heads": 1}
+    describe(ModelConfig(family=family, settings=sizes), tokenizer, 16, 0).make().save_pretrained(tmp_path)
+    with pytest.raises(UsageError, match=message):
+        describe(ModelConfig(start=tmp_path, settings=settings), tokenizer, 16, 0)
 
 
 def test_a_model_is_continued_only_from_a_safe_and_whole_folder(tokenizer, tmp_path):

@@ -84,7 +84,7 @@ def test_groups_check_themselves():
     for make, message in [
         (lambda: DataConfig(files=(), length=0), "data.length"),
         (lambda: DataConfig(files=(), held_out_share=1.0), "held_out_share"),
-        (lambda: ModelConfig(start=Path("x"), settings={"a": 1}), "no effect beside model.start"),
+        (lambda: ModelConfig(start=Path("x"), settings={"a": 1}), r"model.settings.a has no effect beside model.start"),
         (lambda: override(small(), ["rate.warm_up=11"]), "the run has 10"),
         (lambda: override(small(), ["checkpoints.every=0"]), "checkpoints.every"),
         (lambda: override(small(), ["checkpoints.on_failure=ignore"]), "on_failure"),

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PretrainedConfig
 from transformers.models.llama.modeling_llama import LlamaModel, LlamaPreTrainedModel
 
 from tuili.attention.gate import Gate, GateShape
@@ -82,6 +82,27 @@ class SandwichConfig(LlamaConfig):
         for entry in {self.plan.at(index) for index in range(self.num_hidden_layers)}:
             if isinstance(entry, Sparse):
                 self.gate_shape(entry)
+
+    @classmethod
+    def of_llama(cls, config: PretrainedConfig, **settings: Any) -> SandwichConfig:
+        """Return the configuration of a sandwich with the sizes of a Llama decoder, or of a sandwich with another plan.
+
+        `SandwichForCausalLM.from_pretrained(folder, config=…)` then reads the decoder's weights; gates that the folder
+        lacks begin anew.
+
+        Args:
+            config: of the decoder.
+            settings: `layer_plan`, `gate_width`, `gate_queries`; what is left out is the sandwich's own or the default.
+
+        Raises:
+            UsageError: the decoder is of another family, or the plan names layers that it does not have.
+            InputError: the plan is not sound.
+        """
+        if config.model_type not in ("llama", MODEL_TYPE):
+            raise UsageError(f"a sandwich can be made of a Llama decoder, not of the family {config.model_type!r}")
+        left_out = {"model_type", "architectures", "transformers_version", "_name_or_path", "dtype"}
+        kept = {name: value for name, value in config.to_dict().items() if name not in left_out}
+        return cls(**{**kept, **settings})
 
     @property
     def plan(self) -> LayerPlan:

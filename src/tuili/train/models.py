@@ -48,6 +48,8 @@ def describe(model: ModelConfig, tokenizer: TextTokenizer, length: int, seed: in
         ModelFileError: the folder to continue from holds no model that is safe to load.
     """
     config = _new_config(model, tokenizer) if model.start is None else _config_of(model.start)
+    if model.start is not None and model.settings:
+        config = _sandwich_of(config, model.settings)
     if config.vocab_size < tokenizer.vocab_size:
         raise UsageError(
             f"the model's vocab_size is {config.vocab_size}, the tokenizer has {tokenizer.vocab_size} tokens; raise "
@@ -68,7 +70,7 @@ def describe(model: ModelConfig, tokenizer: TextTokenizer, length: int, seed: in
     architecture: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     described |= {"architectures": [architecture.__name__], "dtype": "float32"}
     start = model.start
-    return Source(lambda: _new(config, seed) if start is None else _loaded(start), described)
+    return Source(lambda: _new(config, seed) if start is None else _loaded(start, config, seed), described)
 
 
 def _new_config(model: ModelConfig, tokenizer: TextTokenizer) -> PretrainedConfig:
@@ -110,6 +112,15 @@ def _config_of(folder: Path) -> PretrainedConfig:
     return config
 
 
+def _sandwich_of(config: PretrainedConfig, settings: Mapping[str, Any]) -> PretrainedConfig:
+    sandwich = importlib.import_module("tuili.model.sandwich")
+    try:
+        made: PretrainedConfig = sandwich.SandwichConfig.of_llama(config, **settings)
+    except (ValueError, TypeError, StrictDataclassError) as error:
+        raise UsageError(f"model.settings make no sandwich: {' '.join(str(error).split())}") from error
+    return made
+
+
 def _new(config: PretrainedConfig, seed: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -121,20 +132,25 @@ def _new(config: PretrainedConfig, seed: int) -> nn.Module:
     return model
 
 
-def _loaded(folder: Path) -> nn.Module:
-    try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder,
-            use_safetensors=True,
-            dtype=torch.float32,
-            local_files_only=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise ModelFileError(f"{folder} holds no decoder that transformers can load: {error}") from error
+def _loaded(folder: Path, config: PretrainedConfig, seed: int) -> nn.Module:
+    """Load a folder's weights into a model of a configuration; gates that the folder lacks begin by the seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                folder,
+                config=config,
+                use_safetensors=True,
+                dtype=torch.float32,
+                local_files_only=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            raise ModelFileError(f"{folder} holds no decoder that transformers can load: {error}") from error
     model: nn.Module = loaded[0]
-    if missing := sorted(loaded[1]["missing_keys"]):
+    gates = ".self_attn.tuili.gate."
+    if missing := sorted(name for name in loaded[1]["missing_keys"] if gates not in name):
         raise ModelFileError(f"{folder} lacks {len(missing)} of its weights, such as {missing[0]}")
     return model
 

@@ -19,6 +19,7 @@ from tuili.errors import TuiliError, UsageError
 from tuili.train.spec import ParallelSpec, TrainingConfig
 
 FOLDER = Path("recipes")
+SANDWICH_SETTINGS = ("layer_plan", "gate_width", "gate_queries")
 DEFAULT_FUNCTION = "recipe"
 
 
@@ -30,7 +31,8 @@ class ModelConfig:
         family: `sandwich`, or the model type of a Hugging Face decoder such as `llama`.
         settings: of its configuration, by name; what is left out has the family's default. The vocabulary's size is
             that of the tokenizer where it is left out.
-        start: a folder with a model (config.json and safetensors) to continue from, instead of family and settings.
+        start: a folder with a model (config.json and safetensors) to continue from, instead of a family. Of settings it
+            takes only those in `SANDWICH_SETTINGS`, which make a sandwich of a Llama decoder.
     """
 
     family: str = "sandwich"
@@ -38,8 +40,12 @@ class ModelConfig:
     start: Path | None = None
 
     def __post_init__(self) -> None:
-        if self.start is not None and self.settings:
-            raise UsageError("model.settings have no effect beside model.start, whose config.json counts; give one")
+        others = [name for name in self.settings if name not in SANDWICH_SETTINGS]
+        if self.start is not None and others:
+            raise UsageError(
+                f"model.settings.{others[0]} has no effect beside model.start, whose config.json counts; leave one out "
+                f"({', '.join(SANDWICH_SETTINGS)} make a sandwich of it)"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
