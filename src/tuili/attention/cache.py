@@ -8,6 +8,7 @@ the cache has eight (float32) or four (bfloat16).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -15,6 +16,9 @@ from torch import Tensor
 from tuili.attention.pooling import GateKeys, gate_keys, quantize
 from tuili.attention.prior import from_chunk, from_step
 from tuili.errors import InputError, UsageError
+
+CHUNK_KEYS = 4096
+"""New keys that are pooled at once, so that what that takes is bounded."""
 
 
 class BlockPool:
@@ -169,9 +173,15 @@ class GatePool(BlockPool):
         """
         per_block = self.block // self.sub
 
-        def of_new(keys: slice) -> Sequence[Tensor]:
-            new = quantize(gate_keys(k[:, :, keys], w_k, self.sub), per_block, self.sub)
+        def of_some(begin: int, end: int) -> Sequence[Tensor]:
+            new = quantize(gate_keys(k[:, :, begin:end], w_k, self.sub), per_block, self.sub)
             return new.values.unflatten(1, (-1, per_block)), new.scale, new.means, new.mean_scale
+
+        def of_new(keys: slice) -> Sequence[Tensor]:
+            step = self.block * max(1, CHUNK_KEYS // self.block)
+            ends = [*range(keys.start + step, keys.stop, step), keys.stop]
+            pieces = [of_some(begin, end) for begin, end in pairwise([keys.start, *ends])]
+            return [torch.cat(parts, 1) if len(parts) > 1 else parts[0] for parts in zip(*pieces, strict=True)]
 
         values, scale, means, mean_scale = self._grow(k, of_new)
         return GateKeys(values.flatten(1, 2), scale, means, mean_scale, self.sub)

@@ -58,6 +58,12 @@ class GateKeys:
     mean_scale: Tensor
     sub: int
 
+    def first(self, num_blocks: int) -> GateKeys:
+        """Return the gate keys of the first blocks."""
+        num_keys = num_blocks * (self.values.shape[1] // max(1, self.scale.shape[1]))
+        parts = (self.scale, self.means, self.mean_scale)
+        return GateKeys(self.values[:, :num_keys], *(part[:, :num_blocks] for part in parts), self.sub)
+
     def floats(self) -> Tensor:
         """Return what the values stand for, float32 [B, J * block / sub, G, e]."""
         per_block = self.values.shape[1] // max(1, self.scale.shape[1])

@@ -20,12 +20,15 @@ from tuili.attention.gate import Gate
 from tuili.attention.kernels import gated_attention
 from tuili.attention.plan import KINDS, Dense, Entry, Pooled, Sparse
 from tuili.attention.pooled import MeanPool
+from tuili.attention.pooling import GateKeys
 from tuili.attention.prior import from_layer, union
 from tuili.attention.recall import recall, take_note
 from tuili.attention.select import Budget
 from tuili.attention.teach import teaching_attention
 from tuili.errors import UsageError
 
+CHUNK_TOKENS = 2048
+"""Tokens whose gate queries are held at once."""
 OnBlocks = Callable[[Tensor, int, int], None]
 """Called with the kept blocks [B, T, G, K] of a sparse layer's late tokens, the first's key index, and N."""
 
@@ -170,14 +173,14 @@ class Reader(nn.Module):
         if isinstance(entry, Dense):
             return dense_attention(q, k, v, scale=scale, window=entry.window, sink=entry.sink)
         budget, gate = entry.budget, self.gate
-        gate_q = _training_free(q, k.shape[1], scale) if gate is None else gate.queries(q)
         pool = pool if isinstance(pool, GatePool) else GatePool(budget.block, entry.sub)
         gate_k = pool.grow(k, None if gate is None else gate.k_proj)
         rule: dict[str, Any] = {"normalize": True, "bias": None if gate is None else gate.bias, "scale": scale}
+        if budget.coverage is None and self.on_blocks is None and self.kept is None and not entry.penalty:
+            return self._read_in_chunks(q, k, v, gate_k, budget, rule)
+        gate_q = self._gate_queries(q, k.shape[1], scale)
         if entry.penalty and (prior := self._prior(entry, pool, k.shape[1], q.shape[2], near)) is not None:
             rule |= {"prior": prior, "penalty": entry.penalty}
-        if budget.coverage is None and self.on_blocks is None and self.kept is None and not entry.takes_prior("before"):
-            return gated_attention(q, k, v, gate_q, gate_k, budget, **rule).transpose(1, 2)
         out_BHTd, blocks_BTGK = gated_attention(q, k, v, gate_q, gate_k, budget, **rule, return_blocks=True)
         blocks_BTGK = blocks_BTGK[:, near:]
         if self.kept is not None:
@@ -189,6 +192,26 @@ class Reader(nn.Module):
         if self.on_blocks is not None:
             self.on_blocks(blocks_BTGK, k.shape[2] - q.shape[2] + near, k.shape[2])
         return out_BHTd.transpose(1, 2)
+
+    def _read_in_chunks(
+        self, q: Tensor, k: Tensor, v: Tensor, gate_k: GateKeys, budget: Budget, rule: dict[str, Any]
+    ) -> Tensor:
+        """Return the attention over selected blocks; gate queries are made for a chunk of tokens at a time."""
+        first, _parts = k.shape[2] - q.shape[2], []
+        out_BTHd = q.new_empty(q.shape[0], q.shape[2], q.shape[1], v.shape[3])
+        for begin in range(0, q.shape[2], CHUNK_TOKENS):
+            q_BHtd = q[:, :, begin : begin + CHUNK_TOKENS]
+            end = first + begin + q_BHtd.shape[2]
+            gate_q = self._gate_queries(q_BHtd, k.shape[1], rule["scale"])
+            some = gate_k.first(end // budget.block)
+            out = gated_attention(q_BHtd, k[:, :, :end], v[:, :, :end], gate_q, some, budget, **rule)
+            if q_BHtd.shape[2] == q.shape[2]:
+                return out.transpose(1, 2)
+            out_BTHd[:, begin : begin + CHUNK_TOKENS] = out.transpose(1, 2)
+        return out_BTHd
+
+    def _gate_queries(self, q: Tensor, groups: int, scale: float) -> Tensor:
+        return _training_free(q, groups, scale) if self.gate is None else self.gate.queries(q)
 
     def _prior(self, entry: Sparse, pool: GatePool, groups: int, num_queries: int, near: int) -> Tensor | None:
         """Return the prior set of the next row's queries, -1 for the first `near`; None where nothing is known."""
