@@ -140,7 +140,7 @@ class Gate(nn.Module):
 
     @torch.no_grad()
     def _set(self, basis: Tensor, scale: float | None, basis_k: Tensor | None = None) -> Gate:
-        """Set the weights from a basis [d, e] or [G, d, e] for queries and, if none is given, for keys as well."""
+        """Set the weights from a basis [d, e] or [G, d, e] for queries and, if none is given, for keys; no bias."""
         shape, per_group = self.shape, self.shape.heads // self.shape.groups
         heads_R = torch.arange(per_group, device=basis.device)
         share_RQ = nn.functional.one_hot(heads_R * shape.queries // per_group, shape.queries).float()
@@ -149,6 +149,7 @@ class Gate(nn.Module):
         q_proj = torch.einsum("rq,gde->grdqe", share_RQ / share_RQ.sum(0), basis_Gde * factor)
         self.q_proj.copy_(q_proj.flatten(3).flatten(1, 2))
         self.k_proj.copy_(basis_Gde if basis_k is None else basis_k)
+        self.bias.zero_()
         return self
 
     def queries(self, q: Tensor) -> Tensor:

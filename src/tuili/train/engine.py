@@ -24,7 +24,7 @@ from torch.optim import Optimizer
 from tuili.errors import InputError, UsageError
 from tuili.train.mesh import build_mesh, dp_rank
 from tuili.train.optim import local_square_sum, make_optimizer, scale_gradients
-from tuili.train.parallelize import give_back, lay_out
+from tuili.train.parallelize import Fill, give_back, lay_out
 from tuili.train.precision import LossScale, check_no_autocast, computing, set_tf32
 from tuili.train.schedule import IGNORED, Batch, Passes, Pipeline
 from tuili.train.spec import ParallelSpec, TrainingConfig
@@ -212,6 +212,7 @@ def build_engine(
     training: TrainingConfig,
     *,
     device: torch.device | None = None,
+    fill: Fill | None = None,
 ) -> Engine:
     """Return an engine for a model; called by every process of the layout.
 
@@ -220,6 +221,8 @@ def build_engine(
         spec: the layout.
         training: how to train.
         device: of this process; None: the CPU.
+        fill: where `make_model` returns a model without storage: gives a module, named by its path, its tensors on
+            the device. Layers are filled one at a time (`tuili.train.initial`).
 
     Raises:
         UsageError: the layout is impossible for the model or the number of processes, or the model is parallel already.
@@ -230,7 +233,7 @@ def build_engine(
     model = make_model()
     _check_plain(model)
     tied = spec.pp > 1 and is_tied(model)
-    stages = lay_out(model, spec, training, mesh, device)
+    stages = lay_out(model, spec, training, mesh, device, fill)
     del model
     return Engine(stages, spec, training, mesh, device, tied=tied)
 

@@ -26,6 +26,8 @@ from tuili.train.checkpoint import Checkpointer, Origin, Progress, newest, open_
 from tuili.train.data import Data, Reader, batches_of, open_data
 from tuili.train.engine import Engine, StepReport, build_engine
 from tuili.train.export import export
+from tuili.train.initial import begin
+from tuili.train.mesh import check_layout
 from tuili.train.metrics import Metrics
 from tuili.train.models import Source, describe
 from tuili.train.processes import Session
@@ -136,7 +138,10 @@ class _Run:
         self.folder = recipe.out / "checkpoints"
         self.data: Data = open_data(recipe.data, recipe.out / "data", recipe.seed, watcher.on_progress)
         source = describe(recipe.model, self.data.tokenizer, recipe.data.length, recipe.seed)
-        self.engine: Engine = build_engine(source.make, self._layout(source), recipe.training, device=session.device)
+        layout = self._layout(source)
+        check_layout(layout, recipe.training, SimpleNamespace(**source.config))
+        with begin(source, recipe.out, session.control, session.device) as (make, fill):
+            self.engine: Engine = build_engine(make, layout, recipe.training, device=session.device, fill=fill)
         sharing = {"dp_rank": self.engine.dp_rank, "dp_size": self.engine.dp_size}
         self.sharing = sharing
         self.reader = Reader(self.data.train, recipe.seed, **sharing)

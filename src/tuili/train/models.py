@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 import shutil
@@ -14,6 +15,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedTokenizerFast
+from transformers.initialization import no_init_weights
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from tuili.config import closest
@@ -32,10 +34,12 @@ class Source:
 
     Attributes:
         make: returns it, with the same weights on every process.
+        skeleton: returns it without storage for parameters and buffers, on the meta device.
         config: what its config.json holds.
     """
 
     make: Callable[[], nn.Module]
+    skeleton: Callable[[], nn.Module]
     config: Mapping[str, Any]
 
 
@@ -70,7 +74,8 @@ def describe(model: ModelConfig, tokenizer: TextTokenizer, length: int, seed: in
     architecture: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     described |= {"architectures": [architecture.__name__], "dtype": "float32"}
     start = model.start
-    return Source(lambda: _new(config, seed) if start is None else _loaded(start, config, seed), described)
+    make = functools.partial(_new, config, seed) if start is None else functools.partial(_loaded, start, config, seed)
+    return Source(make, functools.partial(_skeleton, config), described)
 
 
 def _new_config(model: ModelConfig, tokenizer: TextTokenizer) -> PretrainedConfig:
@@ -130,6 +135,13 @@ def _new(config: PretrainedConfig, seed: int) -> nn.Module:
             reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
             raise UsageError(f"no {config.model_type} can be built of model.settings; {reason}") from error
     return model
+
+
+def _skeleton(config: PretrainedConfig) -> nn.Module:
+    with no_init_weights(), torch.device("meta"):
+        model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        model.tie_weights()
+    return model  # type: ignore[no-any-return]
 
 
 def _loaded(folder: Path, config: PretrainedConfig, seed: int) -> nn.Module:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -61,10 +62,11 @@ STYLES: dict[str, type[ParallelStyle] | functools.partial[Any]] = {
 }
 
 
-def shard_tensors(part: nn.Module, mesh: DeviceMesh) -> None:
+def shard_tensors(part: nn.Module, mesh: DeviceMesh, *, below: str = "", but_not: Sequence[str] = ()) -> None:
     """Cut the matrices of a model or a stage over a one-dimensional mesh, by the model's plan.
 
-    Embeddings that are tied to the head stay tied.
+    Embeddings that are tied to the head stay tied. Of all modules only those are cut whose path is `below` or goes on
+    from it, and is none of `but_not` nor goes on from one.
 
     Raises:
         UsageError: the model has no plan, or one with a style that is not known.
@@ -75,7 +77,7 @@ def shard_tensors(part: nn.Module, mesh: DeviceMesh) -> None:
     tied = _tied_names(part)
     for name, module in list(part.named_modules()):
         style = plan.get(re.sub(r"(?<=\.)\d+(?=\.|$)", "*", name))
-        if style is None or next(module.parameters(), None) is None:
+        if style is None or next(module.parameters(), None) is None or not _lies(name, below, but_not):
             continue
         if style not in STYLES:
             raise UsageError(f"the plan of {name} is {style!r}; known are {', '.join(STYLES)}. Train it with tp=1")
@@ -85,6 +87,15 @@ def shard_tensors(part: nn.Module, mesh: DeviceMesh) -> None:
         for name in others:
             owner, _, attribute = name.rpartition(".")
             part.get_submodule(owner).register_parameter(attribute, weight)
+
+
+def _lies(name: str, below: str, but_not: Sequence[str]) -> bool:
+    """Tell whether a path is one or goes on from it, and from none of others."""
+
+    def is_in(place: str) -> bool:
+        return not place or name == place or name.startswith(f"{place}.")
+
+    return is_in(below) and not any(map(is_in, but_not))
 
 
 @torch.no_grad()
