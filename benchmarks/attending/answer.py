@@ -24,6 +24,11 @@ def answer(options: Options) -> Iterator[Result]:
     documents = {name: text for name, text in texts(options).items() if options.wants(f"answer.{name}")}
     if not documents or options.smoke:
         return
+    if not options.full and not options.only:
+        name, *others = documents
+        if others:
+            say(f"  left out without --full: answers about {', '.join(others)}")
+        documents = {name: documents[name]}
     tokenizer = AutoTokenizer.from_pretrained(ensure(MODEL), model_max_length=1 << 30)
     dense, ported = (Generator(decoder("fp32"), tokenizer, max_new_tokens=MAX_NEW_TOKENS) for _ in range(2))
     tuili.port(ported.model)

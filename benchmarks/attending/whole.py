@@ -16,7 +16,8 @@ from runner import Options, Result, say
 
 TARGETS = {8: 1.4, 16: 2.3, 32: 4.0}
 SLOPE_TARGET, SLOPE_FROM = 1.1, 8
-MEMORY = (2, 8, 16)  # lengths of which memory is measured, each side in a process of its own
+MEMORY = {"fp32": (2, 8), "bf16": (2,)}  # lengths of which memory is measured, each side in a process of its own
+MEMORY_FULL = {dtype: (8, 16) for dtype in ("fp32", "bf16")}
 STEPS = 24
 NOTHING = "tuili-benchmark-nothing"
 
@@ -57,7 +58,7 @@ def whole(options: Options) -> Iterator[Result]:
             if length in chosen.prefill:
                 times[length] = found["tuili"].median
                 yield from _prefill_results(models, f"prefill.{length}k.{dtype}", length, found)
-                if length in MEMORY:
+                if length in (MEMORY_FULL if options.full else MEMORY)[dtype]:
                     sides = (footprint(side, dtype, length * 1024) for side in ("tuili", "dense"))
                     yield from memory(f"prefill.{length}k.{dtype}", *sides)
             if length in chosen.decode:

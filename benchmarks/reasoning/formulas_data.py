@@ -66,10 +66,11 @@ def read_items(path: Path) -> list[Item]:
 
 
 def read_number(written: str) -> float | None:
-    """Return a number as the data set writes it: "4.2×10^3", "4.0e+7", "1.5×10⁻³", "30×60"."""
+    """Return a number as the data set writes it: "4.2×10^3", "4.0e+7", "1.5×10⁻³", "30×60", "50%"."""
     text = re.sub("[⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+", lambda match: "^" + unicodedata.normalize("NFKC", match.group()), written)
     text = re.sub(r"[{}()\s]", "", unicodedata.normalize("NFKC", text)).replace("−", "-")
-    total = 1.0
+    total = 0.01 if text.endswith("%") else 1.0
+    text = text.removesuffix("%")
     for factor in re.split("[×x*]", text):
         base, _, exponent = factor.partition("^")
         try:

@@ -156,7 +156,16 @@ def test_families_stay_together(data: Path) -> None:
 
 @pytest.mark.parametrize(
     ("written", "value"),
-    [("4.2×10^3", 4200.0), ("4.0e+7", 4e7), ("1.5×10⁻³", 1.5e-3), ("30×60", 1800.0), ("2×10^{-2}", 0.02), ("?", None)],
+    [
+        ("4.2×10^3", 4200.0),
+        ("4.0e+7", 4e7),
+        ("1.5×10⁻³", 1.5e-3),
+        ("30×60", 1800.0),
+        ("2×10^{-2}", 0.02),
+        ("50%", 0.5),
+        ("%", None),
+        ("?", None),
+    ],
 )
 def test_numbers(written: str, value: float | None) -> None:
     assert read_number(written) == (None if value is None else pytest.approx(value))

@@ -61,8 +61,10 @@ class GateKeys:
     def first(self, num_blocks: int) -> GateKeys:
         """Return the gate keys of the first blocks."""
         num_keys = num_blocks * (self.values.shape[1] // max(1, self.scale.shape[1]))
-        parts = (self.scale, self.means, self.mean_scale)
-        return GateKeys(self.values[:, :num_keys], *(part[:, :num_blocks] for part in parts), self.sub)
+        some = slice(None, num_blocks)
+        return GateKeys(
+            self.values[:, :num_keys], self.scale[:, some], self.means[:, some], self.mean_scale[:, some], self.sub
+        )
 
     def floats(self) -> Tensor:
         """Return what the values stand for, float32 [B, J * block / sub, G, e]."""

@@ -197,17 +197,20 @@ class Reader(nn.Module):
         self, q: Tensor, k: Tensor, v: Tensor, gate_k: GateKeys, budget: Budget, rule: dict[str, Any]
     ) -> Tensor:
         """Return the attention over selected blocks; gate queries are made for a chunk of tokens at a time."""
-        first, _parts = k.shape[2] - q.shape[2], []
-        out_BTHd = q.new_empty(q.shape[0], q.shape[2], q.shape[1], v.shape[3])
-        for begin in range(0, q.shape[2], CHUNK_TOKENS):
+        num_queries, num_before = q.shape[2], k.shape[2] - q.shape[2]
+
+        def read(begin: int) -> Tensor:
             q_BHtd = q[:, :, begin : begin + CHUNK_TOKENS]
-            end = first + begin + q_BHtd.shape[2]
+            end = num_before + begin + q_BHtd.shape[2]
             gate_q = self._gate_queries(q_BHtd, k.shape[1], rule["scale"])
             some = gate_k.first(end // budget.block)
-            out = gated_attention(q_BHtd, k[:, :, :end], v[:, :, :end], gate_q, some, budget, **rule)
-            if q_BHtd.shape[2] == q.shape[2]:
-                return out.transpose(1, 2)
-            out_BTHd[:, begin : begin + CHUNK_TOKENS] = out.transpose(1, 2)
+            return gated_attention(q_BHtd, k[:, :, :end], v[:, :, :end], gate_q, some, budget, **rule).transpose(1, 2)
+
+        if num_queries <= CHUNK_TOKENS:
+            return read(0)
+        out_BTHd = q.new_empty(q.shape[0], num_queries, q.shape[1], v.shape[3])
+        for begin in range(0, num_queries, CHUNK_TOKENS):
+            out_BTHd[:, begin : begin + CHUNK_TOKENS] = read(begin)
         return out_BTHd
 
     def _gate_queries(self, q: Tensor, groups: int, scale: float) -> Tensor:

@@ -139,9 +139,10 @@ def _new(config: PretrainedConfig, seed: int) -> nn.Module:
 
 def _skeleton(config: PretrainedConfig) -> nn.Module:
     with no_init_weights(), torch.device("meta"):
-        model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-        model.tie_weights()
-    return model  # type: ignore[no-any-return]
+        made: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        made.tie_weights()
+    model: nn.Module = made
+    return model
 
 
 def _loaded(folder: Path, config: PretrainedConfig, seed: int) -> nn.Module:
