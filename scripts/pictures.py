@@ -93,9 +93,9 @@ def scale(rows: Rows) -> None:
 
 
 def sandwich(rows: Rows) -> None:
-    """Draw held-out losses at both contexts against tokens, the longer one against time too; a line for each seed."""
+    """Draw held-out losses of each stage against tokens, those at 8k against time too; a line for each seed."""
     times = {kind: row["value"] for kind in DECODERS if (row := rows.get(f"sandwich.8k.step.{kind}.time"))}
-    panels = [("2k", None), ("8k", None), ("8k", times)] if times else [("2k", None), ("8k", None)]
+    panels = [("512", None), ("2k", None), ("8k", None), *([("8k", times)] if times else [])]
     figure, every = plt.subplots(1, len(panels), figsize=(4.2 * len(panels), 3.8), layout="constrained", squeeze=False)
     for axes, (context, step_s) in zip(every[0], panels, strict=True):
         for kind, color in DECODERS.items():
@@ -105,10 +105,14 @@ def sandwich(rows: Rows) -> None:
                 x, y = [tokens * scale_x for tokens, _ in points], [loss for _, loss in points]
                 label = kind if number == 0 else None
                 axes.plot(x, y, color=color, marker=".", linestyle=("-", "--", ":")[number % 3], label=label)
-        axes.set(title=f"{context} of context", xlabel="tokens, millions" if step_s is None else "minutes on two cores")
+        alike = ", all alike" if context == "512" else ""
+        axes.set(
+            title=f"rows of {context} tokens{alike}",
+            xlabel="tokens, millions" if step_s is None else "minutes on two cores",
+        )
         axes.grid(alpha=0.3)
     every[0][0].set(ylabel="held-out loss, nats a token")
-    every[0][0].legend(frameon=False)
+    every[0][1].legend(frameon=False)
     save(figure, "sandwich.png")
 
 
