@@ -15,6 +15,7 @@ from tuili.train import initial, parallelize
 from tuili.train.control import Control
 from tuili.train.documents import find_files
 from tuili.train.engine import build_engine
+from tuili.train.mesh import check_layout
 from tuili.train.models import describe
 from tuili.train.recipe import ModelConfig
 from tuili.train.spec import ParallelSpec
@@ -28,6 +29,10 @@ FAMILIES = {
     "gemma3_text": {**SETTINGS, "num_key_value_heads": 1, "sliding_window": 8},
     "sandwich": {**SETTINGS, "layer_plan": PLAN.to_dict()},
 }
+
+
+def fits(config):
+    """Let every layout pass."""
 
 
 @pytest.fixture
@@ -60,7 +65,7 @@ def test_a_skeleton_that_is_filled_is_the_model(source_of, tmp_path, family):
 def steps(source, spec, out):
     """Make some steps with what a run would begin with; tell which layers were whole at once."""
     most = 0
-    with initial.begin(source, out, Control(), CPU) as (make, fill):
+    with initial.begin(source, fits, out, Control(), CPU) as (make, fill):
         if fill is not None:
             assert (out / initial.FOLDER / initial.FILE).is_file()
             given = fill
@@ -114,7 +119,7 @@ def test_only_the_first_process_makes_the_model(source_of, tmp_path):
             assert rank == 0
             return source.make()
 
-        with initial.begin(replace(source, make=make), tmp_path, Control(), CPU) as (skeleton, _):
+        with initial.begin(replace(source, make=make), fits, tmp_path, Control(), CPU) as (skeleton, _):
             return type(skeleton()).__name__
 
     assert run_ranks(2, begin) == ["LlamaForCausalLM"] * 2
@@ -129,12 +134,27 @@ def test_all_processes_hear_why_a_model_can_not_be_made(source_of, tmp_path):
     def begin():
         with (
             pytest.raises(TuiliError, match="no such thing"),
-            initial.begin(replace(source, make=make), tmp_path, Control(), CPU),
+            initial.begin(replace(source, make=make), fits, tmp_path, Control(), CPU),
         ):
             pass
         return True
 
     assert run_ranks(2, begin) == [True, True]
+
+
+def test_an_impossible_layout_is_refused_before_anything_is_made_or_written(source_of, tmp_path):
+    source = replace(source_of("llama"), make=None)
+    check = functools.partial(check_layout, ParallelSpec(tp=3), TRAINING)
+
+    def begin():
+        with (
+            pytest.raises(UsageError, match=r"tp=3 does not divide the model's num_attention_heads=2"),
+            initial.begin(source, check, tmp_path, Control(), CPU),
+        ):
+            pass
+        return (tmp_path / initial.FOLDER).exists()
+
+    assert run_ranks(2, begin) == [False, False]
 
 
 def test_a_host_that_does_not_see_the_folder_says_so(source_of, tmp_path):
@@ -145,6 +165,6 @@ def test_a_host_that_does_not_see_the_folder_says_so(source_of, tmp_path):
 
 def test_one_process_writes_nothing(source_of, tmp_path):
     source = source_of("llama")
-    with initial.begin(source, tmp_path / "out", Control(), CPU) as (make, fill):
+    with initial.begin(source, fits, tmp_path / "out", Control(), CPU) as (make, fill):
         assert make is source.make and fill is None
     assert not (tmp_path / "out").exists()

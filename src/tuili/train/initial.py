@@ -28,17 +28,28 @@ Make = Callable[[], nn.Module]
 
 
 @contextmanager
-def begin(source: Source, out: Path, control: Control, device: torch.device) -> Iterator[tuple[Make, Fill | None]]:
+def begin(
+    source: Source, check: Callable[[Any], None], out: Path, control: Control, device: torch.device
+) -> Iterator[tuple[Make, Fill | None]]:
     """Give what `build_engine` makes a model of: on one process the model, on several what lays it out and fills it.
 
     The first process writes the model's tensors below `out` for the time of the block; every host must see that folder.
 
+    Args:
+        source: the model.
+        check: raises if a model of a configuration can't be laid out; called before anything is written.
+        out: the folder of the run.
+        control: of the run's processes.
+        device: of this process.
+
     Raises:
-        TuiliError: the model can't be made, or its tensors can't be written or read.
+        TuiliError: the model can't be made or laid out, or its tensors can't be written or read.
     """
     if control.size == 1:
         yield source.make, None
         return
+    skeleton = source.skeleton()
+    check(skeleton.config)
     folder = out / FOLDER
     if control.rank == 0:
         try:
@@ -50,7 +61,7 @@ def begin(source: Source, out: Path, control: Control, device: torch.device) -> 
     elif problem := control.share(""):
         raise TuiliError(problem)
     try:
-        yield source.skeleton, filler(folder, device)
+        yield lambda: skeleton, filler(folder, device)
         control.share(None)  # everybody has read
     finally:
         if control.rank == 0:

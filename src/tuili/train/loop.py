@@ -5,6 +5,7 @@ A run that was stopped at any moment goes on from its newest whole checkpoint an
 
 from __future__ import annotations
 
+import functools
 import math
 import resource
 import shutil
@@ -139,8 +140,8 @@ class _Run:
         self.data: Data = open_data(recipe.data, recipe.out / "data", recipe.seed, watcher.on_progress)
         source = describe(recipe.model, self.data.tokenizer, recipe.data.length, recipe.seed)
         layout = self._layout(source)
-        check_layout(layout, recipe.training, SimpleNamespace(**source.config))
-        with begin(source, recipe.out, session.control, session.device) as (make, fill):
+        check = functools.partial(check_layout, layout, recipe.training)
+        with begin(source, check, recipe.out, session.control, session.device) as (make, fill):
             self.engine: Engine = build_engine(make, layout, recipe.training, device=session.device, fill=fill)
         sharing = {"dp_rank": self.engine.dp_rank, "dp_size": self.engine.dp_size}
         self.sharing = sharing
