@@ -47,10 +47,10 @@ def test_the_gate_gets_a_gradient_and_inputs_get_that_of_attention():
     for each in (q, k, v):
         each.requires_grad_()
     weights = torch.randn(q.shape)
-    found = torch.autograd.grad((teaching_attention(q, k, v, gate, BUDGET, scale=0.7) * weights).sum(), [v])
+    found = torch.autograd.grad((teaching_attention(q, k, v, gate, BUDGET, scale=0.7) * weights).sum(), [q, k, v])
     gate_q, gate_k = gate.queries(q).detach(), gate.keys(k).detach()
     plain = gated_attention(q, k, v, gate_q, gate_k, BUDGET, bias=gate.bias.detach(), scale=0.7, normalize=True)
-    torch.testing.assert_close(found, torch.autograd.grad((plain * weights).sum(), [v]), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found, torch.autograd.grad((plain * weights).sum(), [q, k, v]), atol=1e-5, rtol=1e-5)
     (teaching_attention(q, k, v, gate, BUDGET, scale=0.7) * weights).sum().backward()
     for name, parameter in gate.named_parameters():
         assert parameter.grad is not None and parameter.grad.isfinite().all() and parameter.grad.any(), name
