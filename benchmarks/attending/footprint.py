@@ -44,8 +44,7 @@ def measure(side: str, dtype: str, length: int) -> float | None:
         model(text_ids(WARM_UP), use_cache=True, logits_to_keep=1)
         ids = text_ids(length)
         before = begin_peak()
-        kept = model(ids, use_cache=True, logits_to_keep=1)
-    del kept
+        model(ids, use_cache=True, logits_to_keep=1)
     return None if before is None else process_memory("VmHWM") - before
 
 

@@ -67,6 +67,10 @@ def test_a_llama_decoder_is_continued_as_a_sandwich(tokenizer, tmp_path):
     assert all(torch.equal(weight, gates[name]) for name, weight in kept.items()), "gates begin by the seed"
     assert [name for name in kept if name.endswith("tuili.gate.bias") and not kept[name].any()], "they begin at 0"
     one.save_pretrained(tmp_path / "sandwich")
+    without = {name: weight for name, weight in kept.items() if not name.endswith("gate.q_proj")}
+    one.save_pretrained(tmp_path / "cut", state_dict=without)
+    with pytest.raises(ModelFileError, match=r"lacks 1 of its weights, such as .*gate.q_proj"):
+        describe(ModelConfig(start=tmp_path / "cut"), tokenizer, 16, 0).make()
     window = {**plan, "default": {"kind": "dense", "window": 8, "past": 0, "sink": 0}}
     again = describe(ModelConfig(start=tmp_path / "sandwich", settings={"layer_plan": window}), tokenizer, 16, 5).make()
     assert again.config.gate_width == 4 and not any(".tuili." in name for name in again.state_dict())

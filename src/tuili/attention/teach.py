@@ -8,7 +8,7 @@ tokens are spread over devices.
 
 Queries, keys and values get the gradient of the attention that was computed, over the selected keys; what teaches the
 gate ends at its own weights. Through the gate it would go on into the model, as the gradient of something that was not
-computed and seven times as strong from single tokens: a decoder of ten million parameters lost 4 % by that.
+computed and seven times as strong from single tokens: a decoder of ten million parameters lost 5 % by that.
 
 Sources: Bengio et al. 2013, Estimating or propagating gradients through stochastic neurons, section 4; DeepSeek-AI
 2025, DeepSeek-V3.2, section 2.1 (the input of the part that selects is detached).

@@ -78,15 +78,15 @@ def command(resume: bool, **given: Any) -> None:
     outcome = _run(recipe, options)
     if _rank() == 0:
         print_json(_told(outcome)) if options.as_json else click.echo(str(outcome.model))
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if recipe.parallel.world_size > 1:
         _leave()
 
 
 def _leave() -> None:
     """End this process of a run that is done without taking the interpreter apart.
 
-    A thread of torch's that still asks for it then aborts the process (seen once in some twenty runs: "terminate called
-    without an active exception"), which torchrun takes for a failure of the run.
+    A thread of torch's that still asks for it then aborts the process (seen once: "terminate called without an active
+    exception"), which torchrun takes for a failure of the run.
     """
     for stream in (sys.stdout, sys.stderr):
         stream.flush()

@@ -105,11 +105,11 @@ def _write(model: nn.Module, folder: Path) -> None:
         StoreError: the disk is full.
     """
     tensors = dict(model.named_parameters()) | dict(model.named_buffers())
-    owned: dict[int, str] = {}
+    owned: set[int] = set()
     for name, tensor in tensors.items():
         if tensor.data_ptr() in owned or not tensor.is_contiguous():
             tensors[name] = tensor.detach().clone(memory_format=torch.contiguous_format)
-        owned[tensor.data_ptr()] = name
+        owned.add(tensor.data_ptr())
     shutil.rmtree(folder, ignore_errors=True)
     ensure_dir(folder)
     try:

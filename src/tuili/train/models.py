@@ -74,7 +74,11 @@ def describe(model: ModelConfig, tokenizer: TextTokenizer, length: int, seed: in
     architecture: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     described |= {"architectures": [architecture.__name__], "dtype": "float32"}
     start = model.start
-    make = functools.partial(_new, config, seed) if start is None else functools.partial(_loaded, start, config, seed)
+    make = (
+        functools.partial(_new, config, seed)
+        if start is None
+        else functools.partial(_loaded, start, config, seed, becomes_sandwich=bool(model.settings))
+    )
     return Source(make, functools.partial(_skeleton, config), described)
 
 
@@ -145,8 +149,8 @@ def _skeleton(config: PretrainedConfig) -> nn.Module:
     return model
 
 
-def _loaded(folder: Path, config: PretrainedConfig, seed: int) -> nn.Module:
-    """Load a folder's weights into a model of a configuration; gates that the folder lacks begin by the seed."""
+def _loaded(folder: Path, config: PretrainedConfig, seed: int, *, becomes_sandwich: bool) -> nn.Module:
+    """Load a folder's weights; what becomes a sandwich may lack gates, which then begin by the seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
@@ -163,7 +167,8 @@ def _loaded(folder: Path, config: PretrainedConfig, seed: int) -> nn.Module:
             raise ModelFileError(f"{folder} holds no decoder that transformers can load: {error}") from error
     model: nn.Module = loaded[0]
     gates = ".self_attn.tuili.gate."
-    if missing := sorted(name for name in loaded[1]["missing_keys"] if gates not in name):
+    missing = sorted(name for name in loaded[1]["missing_keys"] if not (becomes_sandwich and gates in name))
+    if missing:
         raise ModelFileError(f"{folder} lacks {len(missing)} of its weights, such as {missing[0]}")
     return model
 
