@@ -16,18 +16,20 @@ from runner import Options, Result, say
 
 TARGETS = {8: 1.4, 16: 2.3, 32: 4.0}
 SLOPE_TARGET, SLOPE_FROM = 1.1, 8
-MEMORY = {"fp32": (2, 8), "bf16": (2,)}  # lengths of which memory is measured, each side in a process of its own
-MEMORY_FULL = {dtype: (8, 16) for dtype in ("fp32", "bf16")}
 STEPS = 24
 NOTHING = "tuili-benchmark-nothing"
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Pairs of prefills by length in thousands of tokens, 0: tuili alone; and the lengths after which to decode."""
+    """Pairs of prefills by length in thousands of tokens, 0: tuili alone; and the lengths after which to decode.
+
+    Of prefills of the lengths in `memory` the memory is measured too, each side in a process of its own.
+    """
 
     prefill: Mapping[int, int]
     decode: tuple[int, ...]
+    memory: tuple[int, ...] = ()
 
 
 @dataclass(slots=True)
@@ -39,9 +41,9 @@ class Models:
     caches: dict[str, Any] = field(default_factory=dict)
 
 
-SMOKE = {dtype: Plan({2: 1}, (2,)) for dtype in ("fp32", "bf16")}
-DEFAULT = {"fp32": Plan({4: 2, 8: 2, 16: 1, 32: 1, 64: 0}, (8, 32)), "bf16": Plan({8: 1}, (8,))}
-FULL = {dtype: Plan({4: 3, 8: 3, 16: 3, 32: 1, 64: 1}, (8, 32)) for dtype in ("fp32", "bf16")}
+SMOKE = {dtype: Plan({2: 1}, (2,), (2,)) for dtype in ("fp32", "bf16")}
+DEFAULT = {"fp32": Plan({4: 2, 8: 2, 16: 1, 32: 1, 64: 0}, (8, 32), (8,)), "bf16": Plan({8: 1}, (8,))}
+FULL = {dtype: Plan({4: 3, 8: 3, 16: 3, 32: 1, 64: 1}, (8, 32), (8, 16)) for dtype in ("fp32", "bf16")}
 
 
 def whole(options: Options) -> Iterator[Result]:
@@ -58,7 +60,7 @@ def whole(options: Options) -> Iterator[Result]:
             if length in chosen.prefill:
                 times[length] = found["tuili"].median
                 yield from _prefill_results(models, f"prefill.{length}k.{dtype}", length, found)
-                if length in (MEMORY_FULL if options.full else MEMORY)[dtype]:
+                if length in chosen.memory:
                     sides = (footprint(side, dtype, length * 1024) for side in ("tuili", "dense"))
                     yield from memory(f"prefill.{length}k.{dtype}", *sides)
             if length in chosen.decode:
@@ -74,7 +76,8 @@ def _chosen(plan: Plan, dtype: str, options: Options, slope_name: str) -> Plan:
     if options.only == slope_name:
         return Plan({length: 0 for length in plan.prefill if length >= SLOPE_FROM}, ())
     prefill = {length: pairs for length, pairs in plan.prefill.items() if options.wants(f"prefill.{length}k.{dtype}")}
-    return Plan(prefill, tuple(length for length in plan.decode if options.wants(f"decode.{length}k.{dtype}")))
+    decode = tuple(length for length in plan.decode if options.wants(f"decode.{length}k.{dtype}"))
+    return Plan(prefill, decode, plan.memory)
 
 
 def _models(dtype: str) -> Models:
