@@ -63,3 +63,12 @@ class DependencyError(TuiliError):
         super().__init__(
             f"{purpose} needs the package {package!r}, which is not installed. Run: pip install 'tuili[{extra}]'"
         )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error says that memory ran out: Python's own, or torch's on a GPU or the CPU."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "DefaultCPUAllocator: can't allocate memory" in str(error)
+    )

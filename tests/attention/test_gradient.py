@@ -42,6 +42,15 @@ def test_the_compiled_gradient_is_that_of_the_twin(level, sizes, threads, monkey
         torch.testing.assert_close(each, other, atol=2e-5, rtol=1e-4)
 
 
+def test_float64_is_not_rounded():
+    q, k, v, blocks, grad = case(1, 2, 2, 40, 64, 16, 16, 3)
+    wide = [x.double().requires_grad_() for x in (q, k, v)]
+    trained_attention(*wide, blocks, block=16, scale=0.25).backward(grad.double())
+    expected = gradient._twin(*(x.detach() for x in wide), blocks, grad.double(), 16, 0.25, False)
+    for leaf, other in zip(wide, expected, strict=False):
+        torch.testing.assert_close(leaf.grad, other, atol=1e-12, rtol=1e-12)
+
+
 def test_gradients_agree_with_finite_differences():
     q, k, v, blocks, _ = case(1, 1, 2, 6, 20, 8, 16, 2)
     inputs = [x.double().requires_grad_() for x in (q, k, v)]

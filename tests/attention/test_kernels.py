@@ -150,6 +150,15 @@ class TestSparseAttention:
         after = kernels.sparse_attention(q, k, v, blocks, block=16)
         assert torch.equal(before[:, :, :50], after[:, :, :50])
 
+    def test_what_was_not_picked_is_not_even_read(self, path: str) -> None:
+        """A mask over all keys would let the NaN of an unpicked one through: 0 times NaN."""
+        q, k, v = inputs(1000, 2, 3, 16, num_queries=300)
+        blocks = torch.tensor([0, 3, 20], dtype=torch.int32).expand(2, 300, 2, 3).contiguous()
+        expected = kernels.sparse_attention(q, k, v, blocks, block=16)
+        is_read = torch.isin(torch.arange(1000) // 16, blocks[0, 0, 0])
+        k, v = (x.masked_fill(~is_read[:, None], torch.nan) for x in (k, v))
+        assert torch.equal(kernels.sparse_attention(q, k, v, blocks, block=16), expected)
+
     def test_any_memory_order(self, path: str) -> None:
         q, k, v = inputs(90, 2, 2, 32)
         blocks = random_blocks(q, k, 4, 16)
@@ -409,3 +418,13 @@ class TestBadInput:
         gate_q, gate_k = gate(q, k)
         with pytest.raises(InputError, match="like the queries"):
             kernels.gated_attention(q, k, v, gate_q[:, 1:], gate_k, Budget())
+
+
+@pytest.mark.parametrize(("device", "dtype", "block", "told"), [
+    ("cuda", torch.bfloat16, 16, "FlexAttention"), ("mps", torch.float32, 16, "no kernel for mps"),
+    ("cpu", torch.float16, 16, "twin: the compiled kernel has no float16"),
+    ("cpu", torch.float32, 24, "twin: the compiled kernel takes blocks of a multiple of 16 keys, not 24"),
+])  # fmt: skip
+def test_which_kernel_runs_is_told(device: str, dtype: torch.dtype, block: int, told: str) -> None:
+    assert told in kernels.runs_on(torch.device(device), dtype, block)
+    assert kernels.runs_on(torch.device("cpu"), torch.float32, 32) == kernels.available()

@@ -59,6 +59,7 @@ def test_the_default_plan_keeps_a_sparse_layer_and_windows_the_dense_ones():
         (lambda: Sparse(penalty=-0.5), "penalty must be a finite number of at least 0, not -0.5"),
         (lambda: Sparse(penalty=float("nan")), "penalty must be"),
         (lambda: Sparse(penalty=True), "penalty must be"),
+        (lambda: Sparse(prior="both"), "prior='both' has no effect with penalty=0"),
         (lambda: Sparse(prior="step"), "prior must be one of layer, before, both, not 'step'"),
         (lambda: Sparse(budget=64), "must be a Budget, not 64"),
         (lambda: Pooled(block=0), "block must be an integer of at least 1, not 0"),
@@ -102,9 +103,6 @@ def change(path, value):
         (change(["default", "extra"], 1), "exactly the keys"),
         (change(["default", "budget"], None), "budget of 'default' must be an object"),
         (change(["default", "budget", "selector"], "tree"), "exactly the keys"),
-        (change(["default", "budget", "beam"], "many"), "value of a wrong type"),
-        (change(["default", "budget", "keep"], "many"), "value of a wrong type"),
-        (change(["default", "budget", "coverage"], "much"), "value of a wrong type"),
     ],
 )
 def test_damaged_json_is_refused(text, message):
@@ -118,3 +116,11 @@ def test_damaged_json_is_refused(text, message):
 def test_values_out_of_bounds_in_json_are_refused(path):
     with pytest.raises(UsageError, match="at least"):
         LayerPlan.from_json(change(path, -1))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("beam", "whole number"), ("keep", "whole number"), ("coverage", "at most 1")]
+)
+def test_budgets_of_no_numbers_in_json_are_refused(name, message):
+    with pytest.raises(UsageError, match=f"{name} must be .*{message}"):
+        LayerPlan.from_json(change(["default", "budget", name], "many"))

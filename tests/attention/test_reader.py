@@ -26,10 +26,9 @@ def test_reading_in_chunks_changes_nothing(monkeypatch, gate, batch, num_queries
         monkeypatch.setattr(reader, "CHUNK_TOKENS", 96)
         monkeypatch.setattr(cache, "CHUNK_KEYS", 80)
         asked = []
-        queries = Reader._gate_queries
-        monkeypatch.setattr(
-            Reader, "_gate_queries", lambda self, q, *rest: asked.append(q.shape[2]) or queries(self, q, *rest)
-        )
+        original = Gate.queries if gate else reader._training_free
+        queries = lambda *args: asked.append(args[bool(gate)].shape[2]) or original(*args)  # noqa: E731
+        monkeypatch.setattr(*((Gate, "queries") if gate else (reader, "_training_free")), queries)
         found = Reader(ENTRY, 64, gate=gate)(q, k, v, None, 0.25)
     torch.testing.assert_close(found, whole, atol=1e-5, rtol=1e-5)
     assert max(asked) <= 96 and sum(asked) >= num_queries - 64

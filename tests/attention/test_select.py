@@ -392,3 +392,12 @@ def test_all_padding_keeps_nothing() -> None:
         torch.randn(1, 40, 1, 1, 4), torch.randn(1, 40, 1, 4), Budget(), num_keys=40, start=torch.tensor([40])
     )
     assert (blocks == -1).all()
+
+
+@pytest.mark.parametrize(
+    "change", [{"keep": 64.5}, {"block": True}, {"local": "4"}, {"beam": 8.0}, {"coverage": "all"}]
+)
+def test_what_is_no_whole_number_is_no_budget(change: dict[str, object]) -> None:
+    """A plan is read from JSON, where a number may be anything."""
+    with pytest.raises(UsageError, match=f"{next(iter(change))} must be"):
+        Budget(**change)  # type: ignore[arg-type]

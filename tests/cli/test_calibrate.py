@@ -1,8 +1,12 @@
 import json
 
 import pytest
+import torch
 
 from tuili.attention.plan import LayerPlan
+from tuili.model.hf import LanguageModel
+from tuili.porting.adapter import Adapter, fingerprint, save
+from tuili.porting.lowrank import LowRank
 
 
 @pytest.fixture
@@ -64,6 +68,17 @@ def test_no_loss_allowed_chooses_no_lossy_layer(run):
 def test_wrong_usage_is_refused(run, more, code, message):
     shown = run(*more)
     assert shown.code == code and message in shown.err
+
+
+def test_an_adapter_with_low_rank_weights_is_refused(run, tmp_path, tiny_decoder):
+    model = LanguageModel.load(str(tiny_decoder())).model
+    name = "model.layers.0.self_attn.q_proj"
+    rows, columns = model.get_submodule(name).weight.shape
+    weights = LowRank(a=torch.zeros(2, columns), b=torch.zeros(rows, 2), scale=1.0)
+    adapter = Adapter(gates={}, low_rank={name: weights}, plan=LayerPlan(), base_sha256=fingerprint(model))
+    save(tmp_path / "low.safetensors", adapter)
+    shown = run("--adapter", tmp_path / "low.safetensors")
+    assert shown.code == 2 and "has low-rank weights" in shown.err
 
 
 def test_too_little_text_is_refused(run, text):

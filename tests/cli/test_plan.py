@@ -197,6 +197,7 @@ def test_the_tables_are_shown_with_errors_and_sources(plan):
     (("llama3-8b", "--speeds", "1,1", "--batch", "4"), 2, "--batch has no effect with --speeds"),
     (("--tables", "--seq", "512"), 2, "--seq has no effect"),
     (("--fits-batch", "64", "--cluster", "a100-80:1", "--cluster", "h100-80:1"), 2, "one --cluster"),
+    (("--fits-batch", "64", "--cluster", "a100-80:64"), 2, "give --cluster a100-80:1"),
 ])  # fmt: skip
 def test_what_cannot_be_is_refused_with_what_to_do(plan, arguments, code, message):
     shown = plan(*arguments)

@@ -5,8 +5,10 @@ import sys
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from tuili import port
 from tuili.errors import DependencyError, InputError, LimitError, ModelFileError
 from tuili.model.hf import LanguageModel
+from tuili.porting.hf import report
 
 MESSAGES = [{"role": "user", "content": "Say: the default of maxsize in functools.lru_cache is 128."}]
 
@@ -20,6 +22,15 @@ def test_the_template_frames_every_message(model):
     prompt = model.render([{"role": "system", "content": "Be short."}, *MESSAGES])
     assert prompt.startswith("<|im_start|>system\nBe short.<|im_end|>\n<|im_start|>user\nSay:")
     assert prompt.endswith("<|im_start|>assistant\n")
+
+
+def test_the_gates_that_ship_are_this_models(models):
+    ported = port(LanguageModel.load("smollm2-135m").model)
+    found = report(ported)
+    assert "smollm2-135m" in found.adapter
+    readers = [layer.self_attn.tuili for layer in ported.model.layers]
+    gates = [reader.gate for reader, told in zip(readers, found.layers, strict=True) if told.kind == "sparse"]
+    assert len(gates) > 20 and all(gate is not None for gate in gates)
 
 
 def test_greedy_words_are_the_same_every_time(model):

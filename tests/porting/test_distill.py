@@ -10,7 +10,7 @@ from tuili.attention.plan import Dense, LayerPlan, Sparse
 from tuili.attention.select import Budget
 from tuili.errors import InputError, ModelFileError
 from tuili.porting.adapter import Adapter, fingerprint, load, save
-from tuili.porting.distill import DistillConfig, Distiller, windows
+from tuili.porting.distill import DistillConfig, Distiller, watched_attention, windows
 
 BUDGET = Budget(block=4, keep=8, sink=1, local=2)
 CONFIG = DistillConfig(budget=BUDGET, width=8, sub=2, queries=2, samples=64, rows=32, inner_steps=4, lr=5e-3)
@@ -51,6 +51,25 @@ def test_gates_learn_and_the_model_stays_as_it_is():
     assert all(0 < step.recall.kept < step.recall.oracle <= 1 for step in steps)
     assert model.config._attn_implementation == before[1]
     assert all(torch.equal(value, before[0][name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3", "qwen2"])
+def test_layers_read_what_they_read_in_the_model_while_gates_learn(make_decoder, tokens, family):
+    """Some layers have a window of 24 keys of their own; a gate above them must learn from what they hand up."""
+    model, ids = make_decoder(family), tokens(1, 100)
+    expected, seen = model(ids).logits, []
+    with watched_attention(model, "watching", lambda module, *_: seen.append(module.layer_idx)):
+        torch.testing.assert_close(model(ids).logits, expected, atol=1e-4, rtol=1e-4)
+    assert seen == [0, 1, 2]
+
+
+def test_the_programs_own_random_numbers_stay_as_they_were():
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    model = decoder()
+    torch.set_rng_state(before)
+    Distiller(model, [1], CONFIG).run(texts(), 1)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_a_resumed_run_ends_with_the_same_gates(tmp_path):

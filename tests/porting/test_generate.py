@@ -51,6 +51,15 @@ def test_the_agreement_is_that_of_one_forward_over_prompt_and_reply(loaded):
     assert found == pytest.approx(float((best == torch.tensor(dense.ids)).float().mean()))
 
 
+def test_the_agreement_of_a_model_with_windows_is_read_anew(make_decoder, tokens, loaded):
+    """The cache of a layer with a window of 24 keys can't go back to the prompt."""
+    generator = Generator(make_decoder("gemma3"), loaded.tokenizer, max_new_tokens=5)
+    ids = tokens(1, 60)
+    dense = generator.reply(ids, ported=False)
+    assert generator.agreement(ids, dense.ids) == 1
+    assert generator.agreement(ids, tuple((each + 1) % 90 for each in dense.ids)) < 1
+
+
 def test_the_greedy_reply_is_the_likeliest_token_each_time(loaded):
     ids = prompt_ids(loaded.tokenizer, None, "hello there", chat=False)
     pieces = []

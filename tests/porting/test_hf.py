@@ -270,6 +270,13 @@ class TestPrior:
         again = logits(model, ids[:, 120:], past_key_values=cache)
         close(again, in_chunks(port(unport(model), with_prior("layer")), ids, (120, 30))[:, 120:])
 
+    def test_layers_that_are_computed_again_are_refused(self, make_decoder, tokens):
+        """Activation checkpointing goes from the top down, where the layer below has not read yet."""
+        model = port(make_decoder("llama"), with_prior("layer")).train()
+        model.activation_checkpointing_enable()
+        with torch.enable_grad(), pytest.raises(UsageError, match=r"left no prior .* activation checkpointing"):
+            model(tokens(1, 100), use_cache=False).logits.sum().backward()
+
     def test_a_gate_is_not_taught_under_one(self, make_decoder, tokens):
         model = make_decoder("llama")
         gate = Gate.training_free(6, 2, 16, 1)

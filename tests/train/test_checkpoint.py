@@ -166,7 +166,7 @@ def test_without_a_whole_checkpoint_there_is_none(tmp_path, saved):
     [
         (replace(ORIGIN, model={"hidden_size": 64}), "of another model: hidden_size is 32 there and 64 here"),
         (replace(ORIGIN, model={"hidden_size": 32, "window": 8}), "window is None there and 8 here"),
-        (replace(ORIGIN, data="xyz"), "the texts or the tokenizer changed"),
+        (replace(ORIGIN, data="xyz"), "the texts, the tokenizer or what is held out changed"),
         (replace(ORIGIN, length=13), r"data\.length changed"),
         (replace(ORIGIN, seed=1), "the seed changed"),
     ],

@@ -91,6 +91,7 @@ def test_what_is_held_out_depends_on_the_seed_alone(tmp_path, config, data):
 
 def test_files_of_their_own_can_be_held_out(tmp_path, texts, config):
     (tmp_path / "held.txt").write_text("The lamp is old and the chair is red.\n" * 20)
+    config = replace(config, held_out_share=DataConfig(files=()).held_out_share)
     data = open_data(replace(config, held_out=(tmp_path / "held.txt",)), tmp_path / "run", 0)
     assert data.train.num == num_sequences(data.train.ids, LENGTH) and data.held_out.num >= 4
     with pytest.raises(UsageError, match=r"a\.txt is both trained on and held out"):

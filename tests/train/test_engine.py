@@ -25,6 +25,7 @@ FOUR = [
     ParallelSpec(dp_replicate=2, dp_shard=2, micro_batch=2),
     ParallelSpec(dp_replicate=2, tp=2, micro_batch=4),
     ParallelSpec(pp=2, dp_shard=2, micro_batch=2, micro_batches=2),
+    ParallelSpec(pp=2, dp_replicate=2, micro_batch=2, micro_batches=2),
     ParallelSpec(pp=4, micro_batch=2, micro_batches=8),
 ]
 EIGHT = ParallelSpec(pp=2, dp_shard=2, tp=2, micro_batch=2)
@@ -127,6 +128,19 @@ def test_all_processes_skip_a_step_when_one_has_no_finite_gradients(spec, precis
     scale = 2.0**15 if precision == "float16" else 1.0
     assert all(found[:3] == (True, True, scale) for found in ranks)
     assert all(found[3] == ranks[0][3] and not found[3].skipped for found in ranks)
+
+
+def test_a_step_with_a_loss_that_is_not_finite_changes_nothing(monkeypatch):
+    """The loss may be infinite where every gradient is finite: a label that the model gives no probability at all."""
+    engine = build_engine(lambda: make_model("llama"), ParallelSpec(micro_batch=ROWS), TRAINING)
+    first, second = batches(2)
+    before, original = whole_weights(engine), engine._passes.train
+    monkeypatch.setattr(engine._passes, "train", lambda *args: original(*args) + math.inf)
+    report = engine.step(first)
+    assert report.skipped and report.loss == math.inf and math.isfinite(report.grad_norm)
+    assert all(torch.equal(weight, before[name]) for name, weight in whole_weights(engine).items())
+    monkeypatch.undo()
+    assert not engine.step(second).skipped
 
 
 def refuse_rows():

@@ -10,14 +10,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tuili.attention.plan import Dense, LayerPlan, Pooled, Sparse
 from tuili.attention.select import Budget
 from tuili.config import override
-from tuili.errors import StoreError, TuiliError, UsageError
+from tuili.errors import InputError, LimitError, ModelFileError, StoreError, TuiliError, UsageError
 from tuili.model.local import check_model_dir
 from tuili.train import curves, loop, shards
 from tuili.train.checkpoint import MODEL, Checkpointer, checkpoints, open_checkpoint
 from tuili.train.control import Control
 from tuili.train.engine import Engine
 from tuili.train.processes import Session
-from tuili.train.recipe import ModelConfig
+from tuili.train.recipe import DataConfig, ModelConfig
 from tuili.train.shards import Files, whole
 from tuili.train.spec import ParallelSpec
 
@@ -197,19 +197,44 @@ def test_a_run_of_another_model_is_not_gone_on_with(recipe, texts, tmp_path):
     other = replace(recipe, model=replace(recipe.model, settings={**recipe.model.settings, "hidden_size": 32}))
     with pytest.raises(UsageError, match="hidden_size is 16 there and 32 here"):
         run(other)
+    with pytest.raises(UsageError, match=r"the texts, .* changed"):
+        run(override(recipe, ["data.held_out_share=0.2"]))
+    with pytest.raises(UsageError, match="steps is 8, this run has made 12 already"):
+        run(override(recipe, ["steps=8"]))
     (texts / "a.txt").write_text("Something else is written here.\n" * 300)
-    with pytest.raises(UsageError, match=r"the texts or the tokenizer changed"):
+    with pytest.raises(UsageError, match=r"the texts, .* changed"):
         run(recipe)
 
 
 def test_a_model_can_be_continued_with_its_own_tokenizer(recipe, tmp_path):
     first = run(recipe)
-    settings = {"model": replace(recipe.model, start=first.model, settings={})}
-    settings |= {"data": replace(recipe.data, tokenizer=first.model)}
     watching = Watching()
-    second = run(replace(recipe, out=tmp_path / "second", **settings), watching)
+    second = run(going_on(recipe, first.model, tmp_path / "second"), watching)
     assert watching.steps[0].loss < losses(recipe.out)[0] - 0.1
     assert (second.model / "tokenizer.json").read_bytes() == (first.model / "tokenizer.json").read_bytes()
+
+
+def going_on(recipe, model, out):
+    """The recipe with a model to go on with, whose tokenizer is the run's."""
+    data = replace(recipe.data, vocab_size=DataConfig(files=()).vocab_size)
+    return replace(recipe, out=out, model=ModelConfig(start=model), data=data)
+
+
+def test_a_model_without_a_tokenizer_needs_one(recipe, tmp_path):
+    model = run(recipe).model
+    (model / "tokenizer.json").unlink()
+    with pytest.raises(ModelFileError, match="there is no tokenizer"):
+        run(going_on(recipe, model, tmp_path / "second"))
+
+
+def test_out_of_memory_says_what_to_lower(recipe, monkeypatch):
+    def full(self, batch):
+        raise torch.OutOfMemoryError("tried to allocate 3 GiB\nand more")
+
+    monkeypatch.setattr(Engine, "step", full)
+    message = r"out of memory in step 1, with micro-batches of 2 rows of 16 tokens; set parallel.micro_batch .*3 GiB\)"
+    with pytest.raises(LimitError, match=message):
+        run(recipe)
 
 
 def test_without_matplotlib_there_is_no_picture(recipe, monkeypatch):
@@ -246,6 +271,20 @@ def test_other_layouts_make_the_same_losses_and_go_on_from_each_other(recipe, te
     assert len(losses(recipe.out)) == 12
 
 
+def among_others(recipe, folder):
+    """Make the run on texts of this process's own, as a host with an old copy would."""
+    texts = folder / f"rank-{torch.distributed.get_rank()}"
+    texts.mkdir(parents=True)
+    (texts / "a.txt").write_text(f"The lamp of {texts.name} is red.\n" * 300)
+    data = replace(recipe.data, files=(texts,), cache=texts / "cache", vocab_size=260)
+    with pytest.raises(InputError, match="process 1 reads other texts than process 0"):
+        run_among(replace(recipe, data=data), Session(torch.device("cpu"), Control()))
+
+
+def test_hosts_with_other_texts_are_refused(recipe, tmp_path):
+    run_ranks(2, among_others, replace(recipe, parallel=ParallelSpec(dp_shard=2)), tmp_path / "hosts")
+
+
 def sandwich(recipe, out, **changes):
     """The recipe with a sandwich: a dense layer, two sparse ones, a pooled one, all of them at work at its length."""
     plan = LayerPlan(
@@ -275,7 +314,8 @@ def test_a_sandwich_is_trained_on_two_by_two_by_two_as_on_one(recipe, tmp_path):
     one, other = (AutoModelForCausalLM.from_pretrained(out / "model").state_dict() for out in (alone.out, many.out))
     for name, value in one.items():
         torch.testing.assert_close(other[name], value, atol=1e-4, rtol=1e-4, msg=name)
-    assert run(replace(alone, out=tmp_path / "again", model=ModelConfig(start=outcome.model))).progress.step == 4
+    assert run(going_on(alone, outcome.model, tmp_path / "again")).progress.step == 4
+    shutil.rmtree(many.out / "checkpoints" / "step-00000004", ignore_errors=True)
 
 
 def test_the_checkpointer_is_closed_however_a_run_ends(recipe, monkeypatch):

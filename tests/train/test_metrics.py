@@ -1,5 +1,7 @@
 import json
 import math
+import subprocess
+import sys
 
 import pytest
 
@@ -44,6 +46,27 @@ def test_a_damaged_line_is_named(path, line):
     path.write_text(path.read_text() + line + "\n")
     with pytest.raises(ModelFileError, match=r"metrics\.jsonl:6 is no line"):
         read(path)
+
+
+CUT = """
+import resource, signal, sys
+from pathlib import Path
+from tuili.train.metrics import Metrics, read
+path = Path(sys.argv[1])
+metrics = Metrics(path, 5, print)
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+size = path.stat().st_size
+resource.setrlimit(resource.RLIMIT_FSIZE, (size + 10, size + 10))
+metrics.add({"step": 6, "loss": 0.5})
+"""
+
+
+def test_a_line_that_the_disk_cuts_is_taken_back(path):
+    told = subprocess.run([sys.executable, "-c", CUT, path], capture_output=True, text=True, check=True).stdout
+    assert "can't write" in told and "the training goes on" in told
+    assert path.read_bytes().endswith(b"\n")
+    Metrics(path, 6, pytest.fail).add({"step": 7})
+    assert [row["step"] for row in read(path)] == [1, 2, 3, 4, 5, 7]
 
 
 def test_a_file_that_can_not_be_written_is_told_once(path):

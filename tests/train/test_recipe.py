@@ -85,6 +85,15 @@ def test_groups_check_themselves():
         (lambda: DataConfig(files=(), length=0), "data.length"),
         (lambda: DataConfig(files=(), held_out_share=1.0), "held_out_share"),
         (lambda: ModelConfig(start=Path("x"), settings={"a": 1}), r"model.settings.a has no effect beside model.start"),
+        (lambda: ModelConfig(start=Path("x"), family="llama"), r"model.family is 'llama', which has no effect beside"),
+        (
+            lambda: DataConfig(files=(), tokenizer=Path("x"), vocab_size=99),
+            "vocab_size is 99, .* beside data.tokenizer",
+        ),
+        (
+            lambda: DataConfig(files=(), held_out=(Path("x"),), held_out_share=0.2),
+            "held_out_share is 0.2, .* beside data.held_out",
+        ),
         (lambda: override(small(), ["rate.warm_up=11"]), "the run has 10"),
         (lambda: override(small(), ["checkpoints.every=0"]), "checkpoints.every"),
         (lambda: override(small(), ["checkpoints.on_failure=ignore"]), "on_failure"),

@@ -26,11 +26,12 @@ def train_all(kind, specs, training=TRAINING):
     return [train(spec, kind, training) for spec in specs]
 
 
-@pytest.mark.parametrize("kind", ["llama", "tied"])
-def test_every_schedule_trains_as_one_process_does(kind):
+@pytest.mark.parametrize(("kind", "exact"), [("llama", 1e-12), ("tied", 1e-12), ("sandwich", 1e-7)])
+def test_every_schedule_trains_as_one_process_does(kind, exact):
+    """A sandwich evaluates in float32."""
     ranks = run_ranks(2, train_all, f"{kind}-64", list(SCHEDULES.values()))
     for runs in zip(*ranks, strict=True):
-        assert_same(list(runs), alone(f"{kind}-64"), atol=1e-12, rtol=1e-12)
+        assert_same(list(runs), alone(f"{kind}-64"), atol=exact, rtol=exact)
 
 
 def test_runs_of_a_pipeline_accumulate_whatever_the_cut():

@@ -33,6 +33,23 @@ def available() -> str:
     return f"compiled kernel: {native.SHOWN[level]}"
 
 
+def runs_on(device: torch.device, dtype: torch.dtype, block: int) -> str:
+    """Return which kernel attends to picked blocks of so many keys on a device, without gradients.
+
+    Raises:
+        UsageError: `TUILI_KERNEL` names what is not there.
+    """
+    if device.type == "cuda":
+        return "FlexAttention, selection in PyTorch"
+    if device.type != "cpu":
+        return f"PyTorch twin: there is no kernel for {device.type}"
+    if dtype not in COMPILED_DTYPES:
+        return f"PyTorch twin: the compiled kernel has no {str(dtype).removeprefix('torch.')}"
+    if block % native.STRIP:
+        return f"PyTorch twin: the compiled kernel takes blocks of a multiple of {native.STRIP} keys, not {block}"
+    return available()
+
+
 def sparse_attention(
     q: Tensor,
     k: Tensor,

@@ -81,6 +81,8 @@ class Sparse:
             raise UsageError(f"penalty must be a finite number of at least 0, not {self.penalty!r}")
         if self.prior not in PRIORS:
             raise UsageError(f"prior must be one of {', '.join(PRIORS)}, not {self.prior!r}")
+        if self.prior != PRIORS[0] and not self.penalty:
+            raise UsageError(f"prior={self.prior!r} has no effect with penalty=0; give a penalty or leave it out")
 
     def takes_prior(self, source: str) -> bool:
         """Return whether S holds what comes from a source, "layer" or "before"."""
@@ -174,7 +176,7 @@ class LayerPlan:
 
         Raises:
             InputError: this is no JSON object, a key is unknown or missing, or a value has the wrong type.
-            UsageError: a value is out of its bounds.
+            UsageError: a value is out of its bounds, or no number where one is needed.
         """
         try:
             plan = json.loads(text)
@@ -188,7 +190,7 @@ class LayerPlan:
 
         Raises:
             InputError: a key is unknown or missing, or a value has the wrong type.
-            UsageError: a value is out of its bounds.
+            UsageError: a value is out of its bounds, or no number where one is needed.
         """
         _check_keys(plan, {"crossover", "default", "layers"}, "a layer plan")
         if not isinstance(plan["layers"], dict):

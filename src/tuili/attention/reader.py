@@ -20,7 +20,6 @@ from tuili.attention.gate import Gate
 from tuili.attention.kernels import gated_attention
 from tuili.attention.plan import KINDS, Dense, Entry, Pooled, Sparse
 from tuili.attention.pooled import MeanPool
-from tuili.attention.pooling import GateKeys
 from tuili.attention.prior import from_layer, union
 from tuili.attention.recall import recall, take_note
 from tuili.attention.select import Budget
@@ -28,7 +27,7 @@ from tuili.attention.teach import teaching_attention
 from tuili.errors import UsageError
 
 CHUNK_TOKENS = 2048
-"""Tokens whose gate queries are held at once."""
+"""Tokens whose gate queries are made at once."""
 OnBlocks = Callable[[Tensor, int, int], None]
 """Called with the kept blocks [B, T, G, K] of a sparse layer's late tokens, the first's key index, and N."""
 
@@ -176,9 +175,9 @@ class Reader(nn.Module):
         pool = pool if isinstance(pool, GatePool) else GatePool(budget.block, entry.sub)
         gate_k = pool.grow(k, None if gate is None else gate.k_proj)
         rule: dict[str, Any] = {"normalize": True, "bias": None if gate is None else gate.bias, "scale": scale}
-        if budget.coverage is None and self.on_blocks is None and self.kept is None and not entry.penalty:
-            return self._read_in_chunks(q, k, v, gate_k, budget, rule)
         gate_q = self._gate_queries(q, k.shape[1], scale)
+        if budget.coverage is None and self.on_blocks is None and self.kept is None and not entry.penalty:
+            return gated_attention(q, k, v, gate_q, gate_k, budget, **rule).transpose(1, 2)
         if entry.penalty and (prior := self._prior(entry, pool, k.shape[1], q.shape[2], near)) is not None:
             rule |= {"prior": prior, "penalty": entry.penalty}
         out_BHTd, blocks_BTGK = gated_attention(q, k, v, gate_q, gate_k, budget, **rule, return_blocks=True)
@@ -193,33 +192,23 @@ class Reader(nn.Module):
             self.on_blocks(blocks_BTGK, k.shape[2] - q.shape[2] + near, k.shape[2])
         return out_BHTd.transpose(1, 2)
 
-    def _read_in_chunks(
-        self, q: Tensor, k: Tensor, v: Tensor, gate_k: GateKeys, budget: Budget, rule: dict[str, Any]
-    ) -> Tensor:
-        """Return the attention over selected blocks; gate queries are made for a chunk of tokens at a time."""
-        num_queries, num_before = q.shape[2], k.shape[2] - q.shape[2]
-
-        def read(begin: int) -> Tensor:
-            q_BHtd = q[:, :, begin : begin + CHUNK_TOKENS]
-            end = num_before + begin + q_BHtd.shape[2]
-            gate_q = self._gate_queries(q_BHtd, k.shape[1], rule["scale"])
-            some = gate_k.first(end // budget.block)
-            return gated_attention(q_BHtd, k[:, :, :end], v[:, :, :end], gate_q, some, budget, **rule).transpose(1, 2)
-
-        if num_queries <= CHUNK_TOKENS:
-            return read(0)
-        out_BTHd = q.new_empty(q.shape[0], num_queries, q.shape[1], v.shape[3])
-        for begin in range(0, num_queries, CHUNK_TOKENS):
-            out_BTHd[:, begin : begin + CHUNK_TOKENS] = read(begin)
-        return out_BTHd
-
     def _gate_queries(self, q: Tensor, groups: int, scale: float) -> Tensor:
-        return _training_free(q, groups, scale) if self.gate is None else self.gate.queries(q)
+        """Return the gate queries [B, T, G, Q, e], made for a chunk of tokens at a time, which needs less memory."""
+        parts = [
+            _training_free(q_BHtd, groups, scale) if self.gate is None else self.gate.queries(q_BHtd)
+            for q_BHtd in q.split(CHUNK_TOKENS, dim=2)
+        ]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
     def _prior(self, entry: Sparse, pool: GatePool, groups: int, num_queries: int, near: int) -> Tensor | None:
         """Return the prior set of the next row's queries, -1 for the first `near`; None where nothing is known."""
         priors = []
-        if self.below and (kept := self.below[0].kept):
+        if self.below:
+            if not (kept := self.below[0].kept):
+                raise UsageError(
+                    f"the layer below left no prior for this one (penalty {entry.penalty}): activation checkpointing "
+                    "computes layers again one by one; turn it off, or give penalty=0"
+                )
             blocks_BTGP = from_layer(kept.pop(0), groups)
             priors.append(nn.functional.pad(blocks_BTGP, (0, 0, 0, 0, near, 0), value=-1))
         if entry.takes_prior("before") and (before := pool.before(num_queries)) is not None:

@@ -31,6 +31,9 @@ from tuili.errors import InputError, UsageError
 
 SPAN = 16
 """Blocks that are opened together."""
+BEAM = 128
+"""Groups that a token opens at most by default: all of 32,768 keys in blocks of 16, so that selection is exact up to
+there and its fine part costs no more past that."""
 
 CHUNK_ELEMENTS = 1 << 23
 LOWEST = torch.iinfo(torch.int64).min
@@ -46,7 +49,8 @@ class Budget:
         sink: first blocks, always kept; at least 1, since the first block may hold padding.
         local: last blocks, always kept; at least 1, the open block.
         coverage: share of the candidates' gate mass after which no more are kept, above 0 and at most 1.
-        beam: groups of 16 blocks whose gate keys a token scores, chosen by mean gate keys; None: all.
+        beam: groups of 16 blocks whose gate keys a token scores, chosen by mean gate keys; None: all. The default
+            covers all of 32,768 keys in blocks of 16.
 
     Raises:
         UsageError: a value is out of its bounds.
@@ -57,22 +61,29 @@ class Budget:
     sink: int = 1
     local: int = 4
     coverage: float | None = None
-    beam: int | None = None
+    beam: int | None = BEAM
 
     def __post_init__(self) -> None:
-        for name, least in (("block", 1), ("sink", 1), ("local", 1), ("keep", self.sink + self.local)):
-            if getattr(self, name) < least:
-                raise UsageError(f"{name} must be at least {least}, not {getattr(self, name)}")
-        if self.coverage is not None and not 0 < self.coverage <= 1:
-            raise UsageError(f"coverage must be above 0 and at most 1, not {self.coverage}")
+        for name in ("block", "sink", "local"):
+            _check_count(name, getattr(self, name), 1)
+        _check_count("keep", self.keep, self.sink + self.local)
+        if self.coverage is not None and not (type(self.coverage) in (int, float) and 0 < self.coverage <= 1):
+            raise UsageError(f"coverage must be above 0 and at most 1, not {self.coverage!r}")
         least = math.ceil(self.num_free / SPAN) + 2
-        if self.beam is not None and self.beam < least:
-            raise UsageError(f"beam must be at least {least} to find {self.num_free} blocks, not {self.beam}")
+        if self.beam is not None:
+            _check_count("beam", self.beam, least, f" to find {self.num_free} blocks")
 
     @property
     def num_free(self) -> int:
         """Blocks left for candidates once sink and local blocks are kept."""
         return self.keep - self.sink - self.local
+
+
+def _check_count(name: str, value: object, least: int, purpose: str = "") -> None:
+    if type(value) is not int:
+        raise UsageError(f"{name} must be a whole number, not {value!r}")
+    if value < least:
+        raise UsageError(f"{name} must be at least {least}{purpose}, not {value}")
 
 
 def select(  # noqa: PLR0913

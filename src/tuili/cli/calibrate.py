@@ -10,7 +10,7 @@ import click
 
 from tuili.cli.decoders import FILE, as_json_option, encode_corpora, texts_option, with_time_left
 from tuili.cli.output import UTF8, print_json, progress, say
-from tuili.errors import LimitError
+from tuili.errors import LimitError, UsageError
 
 if TYPE_CHECKING:
     from tuili.cli.output import OnProgress
@@ -105,6 +105,11 @@ def _calibrate(options: Options, on_progress: OnProgress) -> Calibrated:
     config = CalibrateConfig(max_loss=options.max_loss / 100, crossover=crossover)
     adapter = None if options.adapter is None else folder.find_adapter(loaded.model, options.adapter, None)
     choose, check = split(encode_corpora(loaded.tokenizer, options.texts), options.length, options.count)
+    if adapter is not None and adapter.low_rank:
+        raise UsageError(
+            f"{options.adapter} has low-rank weights, under which layers would lose otherwise than alone; calibrate "
+            "with an adapter of gates"
+        )
     gates = None if adapter is None else adapter.gates
     return calibrate(loaded.model, choose, check, config, gates=gates, on_progress=with_time_left(on_progress))
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import click
 
 from tuili import __version__
-from tuili.errors import TuiliError
+from tuili.errors import TuiliError, is_out_of_memory
 
 VERBS = {
     "ask": "Answer a question, with the path that leads to the answer.",
@@ -113,10 +113,10 @@ def main(args: Sequence[str] | None = None) -> int:
         click.echo(f"error: {error.strerror or error}{f': {error.filename}' if error.filename else ''}", err=True)
         _abandon_stdout()
         return 1
-    except MemoryError:
-        click.echo("error: out of memory; ask for less at once, or give the process more", err=True)
-        return 5
     except Exception as error:
+        if is_out_of_memory(error):
+            click.echo("error: out of memory; ask for less at once, or give the process more", err=True)
+            return 5
         click.echo(
             f"error: {type(error).__name__}: {error}\n"
             "This is a defect of tuili. TUILI_DEBUG=1 shows where it happened; "

@@ -234,7 +234,7 @@ def _cluster(options: Options) -> Cluster:
             for name, value in (("fast_link", options.fast_link), ("slow_link", options.slow_link))
             if value is not None
         }
-        per_node = min(kind.per_node, max(count, 1)) if options.per_node is None else options.per_node
+        per_node = min(options.per_node or kind.per_node, max(count, 1))
         groups.append(Group(Node(replace(kind, **changed), per_node), count))
     return Cluster(tuple(groups))
 
@@ -292,10 +292,15 @@ def _fits(options: Options) -> tuple[Any, list[str]]:
     from tuili.train.planning.devices import device
     from tuili.train.planning.layout import Practice
 
-    names = [text.partition(":")[0] for text in options.clusters] or ["a100-80"]
-    if len(names) > 1:
+    if len(options.clusters) > 1:
         raise UsageError("--fits-batch looks at one kind of device; give one --cluster")
-    kind, batch = device(names[0]), options.fits_batch or 1
+    name, colon, count = (options.clusters[0] if options.clusters else "a100-80").partition(":")
+    if colon and count != "1":
+        raise UsageError(
+            "--fits-batch looks at one device, and says over how many the rest must be sharded; give "
+            f"--cluster {name}:1"
+        )
+    kind, batch = device(name), options.fits_batch or 1
     found = fits_batch(batch, kind, options.seq, Practice(chunked_loss=options.chunked_loss))
     return fits_json(found, batch, kind, options.seq), fits_lines(found, batch, kind, options.seq)
 

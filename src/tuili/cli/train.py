@@ -58,8 +58,8 @@ def command(resume: bool, **given: Any) -> None:
     """Train a model by RECIPE: a file recipes/NAME.py, one of its functions (FILE.py:FUNCTION), or just NAME.
 
     A recipe is Python code that you name; it is run. The run's folder (its setting `out`) gets checkpoints,
-    metrics.jsonl, curves.png and at the end the folder `model`. Ctrl-C saves and stops; the same command goes on, also
-    after a crash, and under another number of processes.
+    metrics.jsonl, curves.png and at the end the folder `model`. Ctrl-C saves and stops (several processes stop without
+    saving); the same command goes on, also after a crash, and under another number of processes.
 
     \b
       tuili train sandwich_tiny

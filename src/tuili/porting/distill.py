@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from tuili.attention.dense import dense_attention
 from tuili.attention.gate import Gate, GateShape
 from tuili.attention.offset import kept_log_mass
 from tuili.attention.select import Budget, select_at
@@ -126,6 +127,7 @@ class Distiller:
         self.index = 0
         self._optimizers: dict[int, torch.optim.Adam] = {}
         self._total = 1
+        self._generator = torch.Generator()
         self._losses: list[float] = []
         self._recalls: list[Recall] = []
 
@@ -145,7 +147,7 @@ class Distiller:
             while self.index < total:
                 self._losses, self._recalls = [], []
                 ids = texts(self.index).to(self.model.device)
-                torch.manual_seed(hash((self.config.seed, self.index)) % 2**31)
+                self._generator.manual_seed(hash((self.config.seed, self.index)) % 2**31)
                 with torch.no_grad():
                     self.model(ids, use_cache=False, logits_to_keep=1)
                 self.index += 1
@@ -170,7 +172,7 @@ class Distiller:
         for group in optimizer.param_groups:
             size = 1.0 if group["params"][0] is gate.bias else float(group["params"][0].detach().pow(2).mean().sqrt())
             group["lr"] = size * config.lr * 0.5 * (1 + math.cos(math.pi * self.index / self._total))
-        positions = sample_positions(k.shape[2], config.samples, config.budget)
+        positions = sample_positions(k.shape[2], config.samples, config.budget, self._generator).to(q.device)
         asked = q[:, :, positions]
         offset = kept_log_mass(asked, k, positions, config.budget, scale=scale, num_gate_queries=gate.shape.queries)
         wanted, target = attention_targets(asked, k, positions, config.budget, scale=scale, pools=("max", "sum"))
@@ -183,7 +185,7 @@ class Distiller:
             offset=offset,
         )
         self._recalls.append(recall(blocks, target, config.budget))
-        order = torch.randperm(len(positions))
+        order = torch.randperm(len(positions), generator=self._generator)
         for step in range(config.inner_steps):
             rows = order.roll(-step * config.rows)[: config.rows]
             z = gate(asked[:, :, rows], k, config.budget.block, offset[:, rows])
@@ -199,7 +201,7 @@ class Distiller:
         return self.gates[layer]
 
     def _adopt(self, layer: int, gate: Gate) -> None:
-        self.gates[layer] = gate
+        self.gates[layer] = gate.to(self.model.device)
         groups = [{"params": [parameter]} for parameter in gate.parameters()]
         self._optimizers[layer] = torch.optim.Adam(groups, lr=self.config.lr, betas=BETAS, foreach=False)
 
@@ -308,15 +310,21 @@ def _rows(target: Target, rows: Tensor) -> Target:
 
 
 def _teaching(learn: Callable[[nn.Module, Tensor, Tensor, float], None]) -> Attention:
-    """Return dense attention that shows each layer's queries and keys to `learn`."""
+    """Return dense attention, within a layer's own window if it has one, that shows queries and keys to `learn`."""
 
     def attention(
-        module: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scaling: float | None = None, **_: Any
+        module: nn.Module,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        mask: Tensor | None,
+        scaling: float | None = None,
+        sliding_window: int | None = None,
+        **_: Any,
     ) -> tuple[Tensor, None]:
         scale = q.shape[-1] ** -0.5 if scaling is None else scaling
         with torch.enable_grad():
             learn(module, q, k, scale)
-        out_BHTd = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=True)
-        return out_BHTd.transpose(1, 2).contiguous(), None
+        return dense_attention(q, k, v, scale=scale, window=sliding_window).contiguous(), None
 
     return attention

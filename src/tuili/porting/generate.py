@@ -167,10 +167,15 @@ class Generator:
     def agreement(self, ids: Tensor, reply: tuple[int, ...]) -> float:
         """Return the share of a reply's tokens that the model finds likeliest, each after the ones before.
 
-        Reads on in the cache of the last `reply` to the same prompt, so that it costs the reply's tokens only.
+        Reads on in the cache of the last `reply` to the same prompt, so that it costs the reply's tokens only; reads
+        the prompt again if a layer has a window, whose cache has dropped what the reply's first tokens would read.
         """
         ids, num_read = ids.to(self.model.device), ids.shape[1] - 1
         with torch.inference_mode():
+            if any(layer.is_sliding for layer in self._cache.layers):
+                whole = torch.cat([ids, torch.tensor([reply[:-1]], dtype=ids.dtype, device=ids.device)], dim=1)
+                logits_TV = self.model(whole, use_cache=False, logits_to_keep=len(reply)).logits[0]
+                return float((logits_TV.argmax(-1).cpu() == torch.tensor(reply)).float().mean())
             self._cache.crop(num_read - self._cache.get_seq_length())
             tail = torch.tensor([[int(ids[0, -1]), *reply[:-1]]], device=ids.device)
             mask = torch.ones(1, num_read + tail.shape[1], dtype=torch.int64, device=ids.device)

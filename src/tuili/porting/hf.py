@@ -21,7 +21,7 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedModel
 
-from tuili.attention import kernels
+from tuili.attention import kernels, native
 from tuili.attention.gate import Gate
 from tuili.attention.plan import Entry, LayerPlan, Sparse, sandwich
 from tuili.attention.reader import Reader, chain
@@ -157,8 +157,9 @@ def report(model: PreTrainedModel) -> Report:
         UsageError: the model is not ported.
     """
     layers = ported_layers(model)
+    blocks = [layer.entry.budget.block for layer in layers if isinstance(layer.entry, Sparse)]
     return Report(
-        kernel=kernels.available(),
+        kernel=kernels.runs_on(model.device, model.dtype, block=max(blocks, default=native.STRIP)),
         adapter=layers[0].origin.adapter,
         crossover=layers[0].crossover,
         layers=tuple(

@@ -262,6 +262,7 @@ class _Watcher:
         if least >= end:
             return
         at_P = torch.linspace(least, end - 1, min(NUM_SAMPLES, end - least)).long().unique()
+        at_P = at_P.to(q.device)
         q_BHPd = q[:, :, at_P - (num_keys - q.shape[2])]
         target = attention_target(q_BHPd, k, at_P, self.budget, scale=scale)
         self.recalls.append(recall(blocks_BTGK[:, at_P - first], target, self.budget))

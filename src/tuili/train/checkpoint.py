@@ -145,7 +145,11 @@ def check_origin(checkpoint: Checkpoint, origin: Origin) -> None:
             raise UsageError(
                 f"{checkpoint.folder} is of another model: {name} is {old!r} there and {new!r} here; {how}"
             )
-    for name, what in (("data", "the texts or the tokenizer"), ("length", "data.length"), ("seed", "the seed")):
+    for name, what in (
+        ("data", "the texts, the tokenizer or what is held out"),
+        ("length", "data.length"),
+        ("seed", "the seed"),
+    ):
         if getattr(there, name) != getattr(origin, name):
             raise UsageError(f"{checkpoint.folder} was trained with something else: {what} changed; {how}")
 

@@ -66,7 +66,7 @@ class Data:
     """What a run reads: its tokenizer, and the sequences to train on and to evaluate on.
 
     Attributes:
-        content: identifies the tokenizer and what is trained on.
+        content: identifies the tokenizer, the texts, and which of their sequences are trained on.
     """
 
     tokenizer: TextTokenizer
@@ -96,7 +96,8 @@ def open_data(config: DataConfig, folder: Path, seed: int, on_progress: OnProgre
     tokenizer = _tokenizer(config, cache, files)
     stream = open_stream(cache / "train", files, tokenizer, config.field, on_progress)
     if not other:
-        return Data(tokenizer, stream.content, *_split(stream, config, seed))
+        content = f"{stream.content} without {config.held_out_share}" if config.held_out_share else stream.content
+        return Data(tokenizer, content, *_split(stream, config, seed))
     held_out = open_stream(cache / "held-out", other, tokenizer, config.field, on_progress)
     return Data(
         tokenizer,

@@ -41,7 +41,7 @@ class StepReport:
         loss: mean cross-entropy over the labelled tokens of the global batch, in nats.
         grad_norm: of all gradients together, before clipping.
         num_tokens: labelled tokens of the global batch.
-        skipped: a gradient was not finite, so nothing was changed.
+        skipped: the loss or a gradient was not finite, so nothing was changed.
     """
 
     loss: float
@@ -108,10 +108,10 @@ class Engine:
             self._tied.sync()
         loss_sum, square_sum = self._sum(self._share(local_loss), self._square_sum())
         grad_norm = math.sqrt(square_sum) / self._scale.factor
-        is_finite = math.isfinite(grad_norm)
+        is_finite = math.isfinite(grad_norm) and math.isfinite(loss_sum)
         if is_finite:
             self._update(grad_norm)
-        self._scale.update(overflowed=not is_finite)
+        self._scale.update(overflowed=not math.isfinite(grad_norm))
         return StepReport(loss=loss_sum / num_tokens, grad_norm=grad_norm, num_tokens=num_tokens, skipped=not is_finite)
 
     @torch.no_grad()

@@ -6,21 +6,28 @@ A run that was stopped at any moment goes on from its newest whole checkpoint an
 from __future__ import annotations
 
 import functools
-import math
 import resource
 import shutil
 import sys
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Protocol
 
 import torch
 
-from tuili.errors import DependencyError, StoreError, TuiliError
+from tuili.errors import (
+    DependencyError,
+    InputError,
+    LimitError,
+    StoreError,
+    TuiliError,
+    UsageError,
+    is_out_of_memory,
+)
 from tuili.train import curves, metrics
 from tuili.train.batch import estimate, largest_micro_batch
 from tuili.train.checkpoint import Checkpointer, Origin, Progress, newest, open_checkpoint, restore
@@ -137,7 +144,7 @@ class _Run:
         self.recipe, self.session, self.watcher = recipe, session, watcher
         self.is_first = session.control.rank == 0
         self.folder = recipe.out / "checkpoints"
-        self.data: Data = open_data(recipe.data, recipe.out / "data", recipe.seed, watcher.on_progress)
+        self.data = self._open_data()
         source = describe(recipe.model, self.data.tokenizer, recipe.data.length, recipe.seed)
         layout = self._layout(source)
         check = functools.partial(check_layout, layout, recipe.training)
@@ -160,6 +167,24 @@ class _Run:
         self.num_skipped = 0
         self.recent: deque[tuple[float, int]] = deque(maxlen=RECENT + 1)
 
+    def _open_data(self) -> Data:
+        """Open the data; a model that is gone on with brings its tokenizer, where the recipe names none.
+
+        Raises:
+            InputError: the processes do not read the same.
+        """
+        recipe, config = self.recipe, self.recipe.data
+        if recipe.model.start is not None and config.tokenizer is None:
+            config = replace(config, tokenizer=recipe.model.start)
+        data = open_data(config, recipe.out / "data", recipe.seed, self.watcher.on_progress)
+        contents = self.session.control.gather(data.content)
+        if others := [rank for rank, content in enumerate(contents) if content != contents[0]]:
+            raise InputError(
+                f"process {others[0]} reads other texts than process 0, or with another tokenizer; give every host the "
+                "same files, and remove data.cache where it is old"
+            )
+        return data
+
     def _layout(self, source: Source) -> ParallelSpec:
         """Return the layout; with fit_memory its micro-batch is the largest that every process can hold."""
         recipe, spec = self.recipe, self.recipe.parallel
@@ -179,6 +204,11 @@ class _Run:
         found = newest(self.folder, self.session.control, self.watcher.tell)
         if found is None:
             return Progress()
+        if found.progress.step > self.recipe.steps:
+            raise UsageError(
+                f"steps is {self.recipe.steps}, this run has made {found.progress.step} already; set steps to at least "
+                "that, remove the newer checkpoints, or --fresh to begin anew"
+            )
         restore(self.engine, found, self.origin)
         self.reader.position = found.progress.position
         self.watcher.tell(f"going on after step {found.progress.step} of {self.recipe.steps}")
@@ -210,7 +240,17 @@ class _Run:
             for group in optimizer.param_groups:
                 group["lr"] = rate
         torch.manual_seed(_seed(recipe.seed, before.step, self.engine.dp_rank))
-        report = self.engine.step(self.reader.next(recipe.batch))
+        try:
+            report = self.engine.step(self.reader.next(recipe.batch))
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            raise LimitError(
+                f"out of memory in step {before.step + 1}, with micro-batches of {self.engine.spec.micro_batch} rows "
+                f"of {recipe.data.length} tokens; set parallel.micro_batch to less, or "
+                "training.activation_checkpointing=true; the same command then goes on from the last checkpoint "
+                f"({str(error).splitlines()[0]})"
+            ) from error
         self.progress = Progress(
             step=before.step + 1, position=self.reader.position, tokens=before.tokens + report.num_tokens
         )
@@ -246,8 +286,7 @@ class _Run:
         Raises:
             TuiliError: as many steps as the recipe allows, one after the other.
         """
-        bad = report.skipped or not math.isfinite(report.loss)
-        self.num_skipped = self.num_skipped + 1 if bad else 0
+        self.num_skipped = self.num_skipped + 1 if report.skipped else 0
         if self.num_skipped >= self.recipe.max_skipped:
             raise TuiliError(
                 f"{self.num_skipped} steps in a row had a loss or a gradient that is not finite, the last one step "

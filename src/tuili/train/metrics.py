@@ -5,8 +5,11 @@ Lines are appended whole. A run that resumes cuts off what came after its checkp
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Callable, Mapping
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +34,26 @@ class Metrics:
         write_text(path, "".join(_line(row) for row in kept))
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Append a row; it needs a `step`."""
+        """Append a row; it needs a `step`. A line that does not fit on the disk is taken back whole."""
         try:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(_line(row))
+            with self.path.open("ab", buffering=0) as file:
+                _append(file, _line(row).encode())
         except OSError as error:
             if self._tell is not None:
                 self._tell(f"can't write {self.path}: {error.strerror}; the training goes on, its metrics are lost")
             self._tell = None
+
+
+def _append(file: FileIO, line: bytes) -> None:
+    """Write a line to the end of a file, or nothing of it."""
+    end = file.seek(0, os.SEEK_END)
+    try:
+        written = file.write(line)
+        if written != len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except OSError:
+        file.truncate(end)
+        raise
 
 
 def _line(row: Mapping[str, Any]) -> str:
@@ -64,6 +79,8 @@ def read(path: Path) -> list[dict[str, Any]]:
             if not isinstance(row["step"], int):
                 raise ValueError("no step")
         except (ValueError, TypeError, KeyError) as error:
-            raise ModelFileError(f"{path}:{number} is no line of metrics; --fresh begins anew") from error
+            raise ModelFileError(
+                f"{path}:{number} is no line of metrics; take the line out, or move the file away to begin it anew"
+            ) from error
         rows.append(row)
     return rows

@@ -10,7 +10,7 @@ import importlib.util
 import math
 import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,7 +32,8 @@ class ModelConfig:
         settings: of its configuration, by name; what is left out has the family's default. The vocabulary's size is
             that of the tokenizer where it is left out.
         start: a folder with a model (config.json and safetensors) to continue from, instead of a family. Of settings it
-            takes only those in `SANDWICH_SETTINGS`, which make a sandwich of a Llama decoder.
+            takes only those in `SANDWICH_SETTINGS`, which make a sandwich of a Llama decoder. Its tokenizer.json is
+            used where data.tokenizer is not set.
     """
 
     family: str = "sandwich"
@@ -46,6 +47,8 @@ class ModelConfig:
                 f"model.settings.{others[0]} has no effect beside model.start, whose config.json counts; leave one out "
                 f"({', '.join(SANDWICH_SETTINGS)} make a sandwich of it)"
             )
+        if self.start is not None:
+            _no_effect(self, "model", "model.start", "family")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +61,7 @@ class DataConfig:
         held_out_share: that share; 0 evaluates nothing.
         field: the key or column of the text in JSONL and parquet files.
         length: tokens of a sequence.
-        tokenizer: a tokenizer.json or a folder with one; None trains one on the files.
+        tokenizer: a tokenizer.json or a folder with one; None trains one on the files, or takes that of model.start.
         vocab_size: of the tokenizer that is trained.
         end_token: what ends a text; None: the one that is known, such as <|endoftext|>.
         cache: where token streams are kept; None: in the folder of the run.
@@ -78,6 +81,10 @@ class DataConfig:
         _at_least("data.length", self.length, 1)
         if not 0 <= self.held_out_share < 1:
             raise UsageError(f"data.held_out_share must be in 0 .. 1, 1 excluded, not {self.held_out_share!r}")
+        if self.held_out:
+            _no_effect(self, "data", "data.held_out", "held_out_share")
+        if self.tokenizer is not None:
+            _no_effect(self, "data", "data.tokenizer", "vocab_size")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,6 +171,7 @@ class Recipe:
     patience_s: float = 20.0
 
     def __post_init__(self) -> None:
+        self._check_tokenizer()
         for name in ("steps", "batch", "evaluate_every", "evaluate_most", "max_skipped"):
             _at_least(name, getattr(self, name), 1)
         _at_least("seed", self.seed, 0)
@@ -183,6 +191,25 @@ class Recipe:
                 f"rate.warm_up and rate.decay are {self.rate.warm_up + self.rate.decay} steps together, the run has "
                 f"{self.steps}; change one of them"
             )
+
+    def _check_tokenizer(self) -> None:
+        """Refuse settings of a tokenizer that another one takes the place of."""
+        if self.model.start is not None:
+            _no_effect(self.data, "data", "model.start, whose tokenizer is used", "vocab_size")
+        elif self.data.tokenizer is None:
+            _no_effect(self.data, "data", "a tokenizer that is trained here", "end_token")
+
+
+def _no_effect(config: ModelConfig | DataConfig, part: str, beside: str, name: str) -> None:
+    """Refuse a setting that another one makes pointless."""
+    if _is_set(config, name):
+        raise UsageError(
+            f"{part}.{name} is {getattr(config, name)!r}, which has no effect beside {beside}; leave one out"
+        )
+
+
+def _is_set(config: ModelConfig | DataConfig, name: str) -> bool:
+    return bool(getattr(config, name) != next(each.default for each in fields(config) if each.name == name))
 
 
 def find_recipe(name: str) -> Recipe:

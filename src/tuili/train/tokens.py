@@ -146,7 +146,7 @@ class Stream:
     """The token ids of some files, [n], mapped into memory.
 
     Attributes:
-        content: identifies the tokenizer and the files' contents, wherever the files lie.
+        content: identifies the tokenizer with its end token and the files' contents, wherever the files lie.
     """
 
     ids: np.ndarray[Any, Any]
@@ -178,7 +178,12 @@ def open_stream(
 
 
 def _content(header: dict[str, Any]) -> str:
-    told = [header["tokenizer"], header["field"], *(entry["sha256"] for entry in header["files"])]
+    told = [
+        header["tokenizer"],
+        str(header["end_id"]),
+        header["field"],
+        *(entry["sha256"] for entry in header["files"]),
+    ]
     return hashlib.sha256("\n".join(told).encode()).hexdigest()
 
 

@@ -2,9 +2,12 @@ import json
 
 import pytest
 
+from tuili.attention.plan import Dense, LayerPlan, Pooled, Sparse
+from tuili.attention.select import Budget
 from tuili.errors import ModelFileError
+from tuili.model.sandwich import SandwichConfig
 from tuili.train.planning.configs import MAX_CONFIG_BYTES, read_config
-from tuili.train.planning.models import preset
+from tuili.train.planning.models import Reading, preset
 
 LLAMA = {
     "model_type": "llama", "hidden_size": 4096, "num_attention_heads": 32, "num_key_value_heads": 8,
@@ -55,3 +58,46 @@ def test_bytes_that_are_no_text_are_refused(tmp_path):
     (tmp_path / "config.json").write_bytes(b"\xff\xfe{}")
     with pytest.raises(ModelFileError, match="no JSON"):
         read_config(tmp_path)
+
+
+def test_a_sandwich_is_planned_as_it_reads(tmp_path):
+    plan = LayerPlan(
+        default=Sparse(budget=Budget(block=16, keep=32, sink=1, local=4, beam=8), sub=4),
+        layers={0: Dense(window=2048, past=4096, sink=16), 2: Dense(), 3: Pooled(block=32, window=512, sink=16)},
+    )
+    sizes = {"num_hidden_layers": 4, "hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2}
+    config = SandwichConfig(**sizes, gate_width=8, gate_queries=2, layer_plan=plan.to_dict())
+    config.save_pretrained(tmp_path)
+    model = read_config(tmp_path)
+    assert model.readings == (
+        Reading(kind="window", keys=2064, past=4096),
+        Reading(kind="sparse", keys=512, block=4, gate_width=16, beam=8),
+        Reading(),
+        Reading(kind="pooled", keys=528, block=32),
+    )
+    assert model.readings[0].keys_per_token(4096) == 4097 / 2
+    late = sum(range(1, 4097)) + 4096 * 2064
+    assert model.readings[0].keys_per_token(8192) == pytest.approx(late / 8192)
+
+
+@pytest.mark.parametrize(("change", "kinds"), [
+    ({"sliding_window": 512}, "wwww"), ({"sliding_window": 512, "use_sliding_window": False}, "dddd"),
+    ({"sliding_window": None}, "dddd"),
+    ({"sliding_window": 512, "layer_types": ["full_attention", "sliding_attention"] * 2}, "dwdw"),
+])  # fmt: skip
+def test_windows_of_the_model_are_planned(tmp_path, change, kinds):
+    model = read_config(written(tmp_path, json.dumps({**LLAMA, "num_hidden_layers": 4, **change})))
+    assert "".join(reading.kind[0] for reading in model.readings) == kinds
+    assert all(reading.keys in (0, 512) for reading in model.readings)
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"model_type": "gpt_neox"}, "model type 'gpt_neox'; known here are gpt2, llama"),
+    ({"layer_plan": []}, "layers that can't be"), ({"layer_plan": {"layers": {}}}, "default"),
+    ({"layer_plan": {"layers": {}, "default": {"kind": "odd", "budget": {"keep": 1, "block": 1, "beam": 0}, "sub": 1}}},
+     "reads 'odd'"),
+    ({"sliding_window": 8, "layer_types": ["odd"] * 32}, "odd"),
+])  # fmt: skip
+def test_layers_that_can_not_be_planned_are_refused(tmp_path, change, message):
+    with pytest.raises(ModelFileError, match=message):
+        read_config(written(tmp_path, json.dumps({**LLAMA, **change})))

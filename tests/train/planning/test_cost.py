@@ -144,3 +144,12 @@ def test_layouts_that_make_no_sense_are_refused(given):
 def test_an_unknown_overlap_is_refused():
     with pytest.raises(UsageError, match="backward"):
         Practice(overlap_tensor="some")
+
+
+def test_tensor_slices_that_would_lie_on_two_nodes_are_refused():
+    model = replace(MODEL, num_heads=24, num_kv_heads=24, mlp=3072)
+    six = Job(model=model, cluster=one_kind(A100, 24), batch=64, seq=1024, practice=Practice())
+    with pytest.raises(InputError, match="tp=6 doesn't divide the 8 devices behind fast links"):
+        predict(six, Layout(tp=6, dp_replicate=4))
+    alone = replace(six, cluster=one_kind(A100, 6))
+    assert predict(replace(alone, batch=60), Layout(tp=6)).total > 0

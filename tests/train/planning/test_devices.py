@@ -14,6 +14,7 @@ def test_rings_inside_a_node_use_fast_links_and_others_the_slow_ones_of_their_me
     assert NODE.link(4, 4)[0] == pytest.approx(2 * slow)
     assert NODE.link(1, 16)[0] == pytest.approx(8 * slow)
     assert NODE.link(1, 16, rails=False)[0] == slow
+    assert NODE.link(2, 3)[0] == pytest.approx(3 * slow), "six of eight neighbours: some rings lie on two nodes"
 
 
 def test_a_gather_takes_the_bytes_of_the_others():

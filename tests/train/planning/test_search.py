@@ -131,3 +131,10 @@ def test_a_single_layout_needs_no_runner_up():
     plan = search(job("smollm2-135m", 1, 1), Choices(recomputes=("none",)))
     assert len(plan.ranked) == 1 and runner_up(plan) is None
     assert explain(plan)
+
+
+def test_a_fixed_number_of_chunks_holds_for_every_schedule():
+    for virtual in (1, 2, 5):
+        found = list(candidates(job(num_devices=8), Choices(fixed={"virtual": virtual})))
+        assert found and {layout.virtual for layout in found} == {virtual}
+        assert any(layout.pp == 1 for layout in found) == (virtual == 1)

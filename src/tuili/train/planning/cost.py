@@ -111,6 +111,11 @@ def problems(job: Job, layout: Layout) -> list[str]:
             found.append(f"tp={layout.tp} doesn't divide the {number} {what} of {model.name}; give a tp that does")
     if layout.tp > cluster.per_node:
         found.append(f"tp={layout.tp} is more than the {cluster.per_node} devices behind fast links; give less")
+    elif cluster.per_node % layout.tp:
+        found.append(
+            f"tp={layout.tp} doesn't divide the {cluster.per_node} devices behind fast links, so that some slices "
+            "would lie on two nodes; give a tp that does"
+        )
     if layout.pp * layout.virtual > model.num_layers:
         found.append(
             f"pp={layout.pp} x virtual={layout.virtual} is more than the {model.num_layers} layers of {model.name}; "

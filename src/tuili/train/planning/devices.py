@@ -67,11 +67,11 @@ class Node:
         """Return bytes a second and seconds a hop in a ring of `size` devices that lie `stride` ranks apart.
 
         A ring between nodes enters and leaves a node once; with `rails` the members that it has there share its
-        traffic over the slow links of all of them.
+        traffic over the slow links of all of them. A ring is inside a node if all of its kind are.
         """
         device = self.device
         fast = device.fast_link * device.fast
-        if stride * size <= self.per_node:
+        if self.per_node % (stride * size) == 0:
             return fast, device.fast_latency_s
         members = min(max(1, self.per_node // stride), size) if rails else 1
         return min(device.slow_link * device.slow * members, max(fast, device.slow_link)), device.slow_latency_s

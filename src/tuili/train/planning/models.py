@@ -23,6 +23,7 @@ class Reading:
         block: keys per mean of "pooled", keys per gate key of "sparse".
         gate_width: width of the gate's queries and keys; only of "sparse".
         beam: groups of 256 keys whose gate keys a token scores, chosen by their means; 0: all. Only of "sparse".
+        past: the first token that reads a window; those before it read every key. Only of "window".
 
     Raises:
         UsageError: a value is out of its bounds.
@@ -33,6 +34,7 @@ class Reading:
     block: int = 0
     gate_width: int = 0
     beam: int = 0
+    past: int = 0
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -44,8 +46,10 @@ class Reading:
 
     def keys_per_token(self, seq: int) -> float:
         """Return the mean number of keys (or means) that the tokens of a causal row of `seq` tokens read."""
-        if self.kind == "dense" or self.keys >= seq:
+        if self.kind == "dense" or max(self.keys, self.past) >= seq:
             return (seq + 1) / 2
+        if self.past > self.keys:
+            return (self.past * (self.past + 1) / 2 + (seq - self.past) * self.keys) / seq
         exact = self.keys - self.keys * (self.keys - 1) / (2 * seq)
         if self.kind == "pooled":
             return exact + (seq - self.keys) ** 2 / (2 * seq * self.block)

@@ -170,13 +170,19 @@ def _micro_batches(job: Job, data: int, choices: Choices) -> list[int]:
 def _variants(layout: Layout, choices: Choices) -> Iterator[Layout]:
     for recompute in choices.recomputes:
         if layout.pp == 1:
-            yield replace(layout, recompute=recompute)
+            if choices.fixed.get("virtual", 1) == 1:
+                yield replace(layout, recompute=recompute)
             continue
         for schedule in choices.schedules:
-            given = choices.fixed.get("virtual")
-            virtuals = (VIRTUALS if given is None else (given,)) if schedule == "interleaved" else (1,)
-            for virtual in virtuals:
+            for virtual in _virtuals(schedule, choices.fixed.get("virtual")):
                 yield replace(layout, recompute=recompute, schedule=schedule, virtual=virtual)
+
+
+def _virtuals(schedule: str, given: int | None) -> tuple[int, ...]:
+    """Return the numbers of chunks a stage to try; only the interleaved schedule has several."""
+    if given is None:
+        return VIRTUALS if schedule == "interleaved" else (1,)
+    return (given,) if (schedule == "interleaved") == (given > 1) else ()
 
 
 # -- refusals ------------------------------------------------------------------------------------

@@ -63,7 +63,7 @@ def _bound(best: Step) -> Iterator[str]:
 def _spread(counts: tuple[int, ...]) -> str:
     if len(set(counts)) == 1:
         return f"every chunk has {counts[0]} layers"
-    return f"chunks have {min(counts)} to {max(counts)} layers, fewer where the output layer is"
+    return f"chunks have {min(counts)} to {max(counts)} layers, the last, with the output layer, {counts[-1]}"
 
 
 def _against(plan: Plan, best: Step) -> Iterator[str]:
