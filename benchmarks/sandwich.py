@@ -17,11 +17,14 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from runner import ROOT, Options, Result, commit, run, say, timing
+
+if TYPE_CHECKING:
+    from tuili.train.recipe import Recipe
 
 sys.path.insert(0, str(ROOT / "recipes"))
 CURVES = ROOT / "benchmarks" / "results" / "sandwich"
@@ -91,14 +94,27 @@ def train_one(kind: str, context: str, seed: int, runs: Path, prose: tuple[Path,
     from tuili.train.loop import train
     from tuili.train.processes import join
 
-    if (runs / f"{kind}-{context}-s{seed}" / "done").is_file():
+    out = runs / f"{kind}-{context}-s{seed}"
+    if (out / "done").is_file():
+        say(f"{out.name} is trained already; remove {out} to train it again")
         return
     recipe = make(kind, context, seed, runs)
     recipe = recipe if prose is None else with_prose(recipe, *prose)
     say(f"training {recipe.out.name}")
     with join(recipe.parallel, recipe.patience_s) as session:
         train(recipe, session, _Told(recipe.out.name))
-    keep_curve(recipe.out, {"prose": prose is not None})
+    keep_curve(recipe.out, {"prose": prose is not None, "recipe": told(recipe)})
+
+
+def told(recipe: Recipe) -> dict[str, Any]:
+    """Return the settings of a run without the places of files; `start` is the run that it goes on from."""
+    from tuili.config import to_dict
+
+    facts: dict[str, Any] = to_dict(recipe)
+    start = recipe.model.start
+    facts["model"]["start"] = start and start.parent.name
+    facts["data"] = {name: facts["data"][name] for name in ("length", "vocab_size")}
+    return {name: value for name, value in facts.items() if name != "out"}
 
 
 def split_prose(data: Path | None, runs: Path) -> tuple[Path, Path] | None:

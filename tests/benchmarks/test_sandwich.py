@@ -87,6 +87,27 @@ def test_a_curve_is_kept_with_what_it_was_made_by(tmp_path, monkeypatch):
     assert sandwich.read_curve("sandwich", "2k", 0) == [(5, 2.5)]
 
 
+def test_a_curve_tells_its_recipe_and_no_place_of_a_file():
+    """The committed curves were made by the recipe as it is; whoever changes that makes new ones (--retrain)."""
+    from sandwich_10m import make
+
+    for kind, context, seed in sandwich.places():
+        header = json.loads((sandwich.CURVES / f"{kind}-{context}-s{seed}.jsonl").read_text().splitlines()[0])
+        assert header["recipe"] == json.loads(json.dumps(sandwich.told(make(kind, context, seed))))
+        assert (
+            header["tokens"]
+            == header["recipe"]["steps"] * header["recipe"]["data"]["length"] * header["recipe"]["batch"]
+        )
+    assert header["recipe"]["model"]["start"] == "window-2k-s1" and "/" not in json.dumps(header)
+
+
+def test_what_is_trained_is_not_trained_again_and_that_is_told(tmp_path, capsys):
+    (tmp_path / "dense-2k-s0").mkdir()
+    (tmp_path / "dense-2k-s0" / "done").touch()
+    sandwich.train_one("dense", "2k", 0, tmp_path, None)
+    assert "dense-2k-s0 is trained already; remove" in capsys.readouterr().err
+
+
 def test_processes_side_by_side_share_the_seeds(tmp_path, monkeypatch):
     monkeypatch.setenv("TUILI_HOME", str(tmp_path))
     trained = []
