@@ -42,7 +42,7 @@ class Models:
 
 
 SMOKE = {dtype: Plan({2: 1}, (2,), (2,)) for dtype in ("fp32", "bf16")}
-DEFAULT = {"fp32": Plan({4: 2, 8: 2, 16: 1, 32: 1, 64: 0}, (8, 32), (8,)), "bf16": Plan({8: 1}, (8,))}
+DEFAULT = {"fp32": Plan({4: 1, 8: 2, 16: 1, 32: 1, 64: 0}, (8, 32), (8,)), "bf16": Plan({8: 1}, (8,))}
 FULL = {dtype: Plan({4: 3, 8: 3, 16: 3, 32: 1, 64: 1}, (8, 32), (8, 16)) for dtype in ("fp32", "bf16")}
 
 

@@ -16,7 +16,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "train"))
 
-from runs import losses, run, small_recipe, write_texts
+from runs import losses, run, run_among, small_recipe, write_texts
 
 from tuili.errors import TuiliError
 from tuili.train.checkpoint import checkpoints, step_of
@@ -81,6 +81,53 @@ def test_a_run_that_is_killed_while_it_saves_always_resumes(tmp_path):
     assert outcome.model.is_dir() and not list(folder.glob("*.tmp"))
 
 
+def be_one_of(rank, port, recipe, silent):
+    """Be one process of a run of several."""
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(recipe.parallel.world_size))
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    os.dup2(os.open(silent, os.O_CREAT | os.O_WRONLY | os.O_APPEND), 2)
+    try:
+        with join(recipe.parallel, PATIENCE_S) as session:
+            run_among(recipe, session)
+    except TuiliError as error:
+        os._exit(error.exit_code)
+
+
+@pytest.mark.timeout(300)
+def test_a_run_of_two_processes_that_are_killed_while_they_save_always_resumes(tmp_path):
+    """One dies, so that the other is left with its half; or both at once, as a host that fails does."""
+    texts = write_texts(tmp_path)
+    every_step = ["model.settings.attention_dropout=0", "checkpoints.every=1", "evaluate_every=1000", "steps=24"]
+    recipe = small_recipe(texts, tmp_path / "run", *every_step, "parallel.dp_shard=2", "parallel.micro_batch=1")
+    folder, step, dice = recipe.out / "checkpoints", 0, random.Random(3)
+    for victims in ([1], [0, 1], [0], [0, 1]):
+        seen = {path.name for path in folder.glob("step-*.tmp")}
+        port = free_port()
+        processes = [forked(be_one_of, rank, port, recipe, tmp_path / "said") for rank in range(2)]
+        wait_for_a_save(folder, processes[0], seen)
+        time.sleep(dice.expovariate(100))
+        for victim in victims:
+            processes[victim].kill()
+        for process in processes:
+            process.join(60)
+            assert process.exitcode not in (None, 0), "the run ended by itself, or hangs"
+        newest = step_of(checkpoints(folder)[0]) if checkpoints(folder) else 0
+        assert newest >= step, "what was saved once stays"
+        step = newest
+    alone = small_recipe(texts, recipe.out, *every_step)
+    run(alone)
+    undisturbed = small_recipe(texts, tmp_path / "undisturbed", *every_step, "checkpoints.every=1000")
+    run(undisturbed)
+    assert losses(recipe.out) == pytest.approx(losses(undisturbed.out), abs=1e-5)
+    assert not list(folder.glob("*.tmp"))
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
 def meet(rank, port, folder, fate):
     """Be one of two processes; the second one meets its fate while the first waits for it."""
     os.environ.update(RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
@@ -110,9 +157,7 @@ def fail():
 
 def fates(folder, fate):
     """Let the second process meet its fate; return the first one's exit code, what it said, and the seconds it took."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     processes = [forked(meet, rank, port, folder, fate) for rank in range(2)]
     begin = time.monotonic()
     try:

@@ -720,3 +720,21 @@ def test_the_functions_are_not_hidden_by_their_package():
     assert tuili.port is port and tuili.unport is unport
     with pytest.raises(ModuleNotFoundError):
         importlib.import_module("tuili.port")
+
+
+def test_a_text_past_the_models_positions_is_warned_of_once(make_decoder, tokens):
+    model = port(make_decoder("llama", max_position_embeddings=100), SMALL)
+    model(tokens(1, 100))
+    with pytest.warns(UserWarning, match="has 101 tokens, this model knows 100 positions"):
+        model(tokens(1, 101))
+    model(tokens(1, 101))
+
+
+def test_half_precision_takes_the_twin_and_says_so(make_decoder, tokens):
+    ids = tokens(1, 200)
+    model = port(make_decoder("llama"), SMALL)
+    expected = logits(model, ids)
+    found = logits(model.half(), ids)
+    assert found.dtype == torch.float16 and found.isfinite().all()
+    assert (found.float() - expected).square().mean() < 0.05 * expected.square().mean()
+    assert "no float16" in report(model).kernel

@@ -19,6 +19,13 @@ FLOAT32, BFLOAT16 = TrainingConfig(), TrainingConfig(precision="bfloat16")
 AGAIN = TrainingConfig(activation_checkpointing=True)
 
 
+LARGE = {
+    "hidden_size": 1280, "intermediate_size": 3456, "num_hidden_layers": 16, "vocab_size": 32000,
+    "num_key_value_heads": 4,
+}  # fmt: skip
+"""Weights outweigh activations, and embeddings a layer."""
+
+
 def config(**sizes):
     return LlamaConfig(**{**SMALL, "vocab_size": 512, "num_hidden_layers": 2, **sizes})
 
@@ -55,6 +62,12 @@ def test_memory_of_other_decoders_is_not_guessed(other, message):
         (ParallelSpec(dp_shard=4, tp=2, micro_batch=4), FLOAT32, {}),
         (ParallelSpec(pp=2, dp_shard=4, micro_batch=2), FLOAT32, {"num_hidden_layers": 4}),
         (ParallelSpec(pp=2, schedule="GPipe", micro_batches=2, micro_batch=2), FLOAT32, {"vocab_size": 4096}),
+        (ParallelSpec(tp=4), AGAIN, LARGE),
+        (ParallelSpec(tp=4), BFLOAT16, LARGE),
+        (ParallelSpec(pp=4, tp=4), FLOAT32, LARGE),
+        (ParallelSpec(pp=4, virtual=2, schedule="Interleaved1F1B", micro_batches=8), BFLOAT16, LARGE),
+        (ParallelSpec(dp_shard=16), FLOAT32, LARGE),
+        (ParallelSpec(dp_replicate=2, dp_shard=2, tp=2), AGAIN, LARGE),
     ],
 )
 def test_the_estimate_is_near_what_torch_would_allocate(spec, training, sizes):
@@ -62,6 +75,17 @@ def test_the_estimate_is_near_what_torch_would_allocate(spec, training, sizes):
     ends = {0, spec.world_size - 1} if spec.pp > 1 else {0}
     found = max(dry_run(lambda: LlamaForCausalLM(of_model), spec, training, length=128, rank=rank) for rank in ends)
     assert 0.9 * found < estimate(of_model, spec, training, length=128).total < 1.2 * found
+
+
+def test_a_model_of_a_hundred_billion_is_tried_over_512_processes_that_are_not_there():
+    """What torch would allocate for one of them, sharded, sliced and in a pipeline, beside the estimate."""
+    sizes = {"hidden_size": 10240, "intermediate_size": 27648, "num_hidden_layers": 96, "vocab_size": 32000}
+    large = LlamaConfig(**sizes, num_attention_heads=80, num_key_value_heads=8)
+    spec = ParallelSpec(pp=8, dp_shard=8, tp=8)
+    memory = estimate(large, spec, AGAIN, length=512)
+    found = dry_run(lambda: LlamaForCausalLM(large), spec, AGAIN, length=512)
+    assert memory.parameters / 4 * spec.world_size == pytest.approx(104e9, rel=0.05)
+    assert 0.9 * found < memory.total < 1.3 * found
 
 
 def refuse_in_a_group():

@@ -76,6 +76,8 @@ def on(spec, function, *args):
         ("alone", ["mixed"], "llama"),
         ("sharded", ["pipeline"], "tied"),
         ("pipeline", ["sharded", "alone"], "tied"),
+        ("whole", ["alone", "sharded"], "sandwich"),
+        ("alone", ["mixed"], "sandwich"),
     ],
 )
 def test_a_run_resumes_under_another_layout(tmp_path, saved, resumed, kind):

@@ -27,6 +27,7 @@ FOUR = [
     ParallelSpec(pp=2, dp_shard=2, micro_batch=2, micro_batches=2),
     ParallelSpec(pp=2, dp_replicate=2, micro_batch=2, micro_batches=2),
     ParallelSpec(pp=4, micro_batch=2, micro_batches=8),
+    ParallelSpec(pp=2, tp=2, micro_batch=2),
 ]
 EIGHT = ParallelSpec(pp=2, dp_shard=2, tp=2, micro_batch=2)
 
@@ -48,7 +49,9 @@ def test_two_processes_train_as_one_does():
 
 
 def test_four_processes_train_as_one_does():
-    check([("tied-64", spec) for spec in FOUR] + [("sandwich", FOUR[1])])
+    check(
+        [("tied-64", spec) for spec in FOUR] + [("llama-64", FOUR[-1]), ("sandwich", FOUR[1]), ("sandwich", FOUR[-1])]
+    )
 
 
 def test_gates_learn_in_the_runs_that_are_compared():

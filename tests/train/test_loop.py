@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tuili.attention.plan import Dense, LayerPlan, Pooled, Sparse
 from tuili.attention.select import Budget
 from tuili.config import override
-from tuili.errors import InputError, LimitError, ModelFileError, StoreError, TuiliError, UsageError
+from tuili.errors import DependencyError, InputError, LimitError, ModelFileError, StoreError, TuiliError, UsageError
 from tuili.model.local import check_model_dir
 from tuili.train import curves, loop, shards
 from tuili.train.checkpoint import MODEL, Checkpointer, checkpoints, open_checkpoint
@@ -238,14 +238,23 @@ def test_out_of_memory_says_what_to_lower(recipe, monkeypatch):
 
 
 def test_without_matplotlib_there_is_no_picture(recipe, monkeypatch):
-    from tuili.errors import DependencyError
-
     def draw(*_):
         raise DependencyError("matplotlib", "draw", "drawing curves")
 
     monkeypatch.setattr(curves, "draw", draw)
     watching = Watching()
     assert run(recipe, watching).curves is None and any("tuili[draw]" in text for text in watching.told)
+
+
+def test_a_picture_that_does_not_fit_on_the_disk_costs_nothing_else(recipe, monkeypatch):
+    def draw(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(curves, "draw", draw)
+    watching = Watching()
+    outcome = run(recipe, watching)
+    assert outcome.curves is None and outcome.model.is_dir()
+    assert any(text.startswith("no curves.png") and "No space left" in text for text in watching.told)
 
 
 def among(recipe):

@@ -47,16 +47,47 @@ def test_two_processes_compute_in_low_precision_over_several_micro_batches():
             assert_near(run, training)
 
 
-def test_layers_computed_again_change_nothing():
-    again = train(ParallelSpec(micro_batch=4), training=replace(TRAINING, activation_checkpointing=True))
-    once = train(ParallelSpec(micro_batch=4))
+def train_sandwich(cases):
+    return [train(spec, "sandwich", training) for spec, training in cases]
+
+
+def test_a_sandwich_computes_in_low_precision_however_it_is_laid_out():
+    """Its gates choose among rounded scores, so that single keys differ from float32 and between layouts."""
+    specs = (
+        ParallelSpec(dp_shard=2, micro_batch=4),
+        ParallelSpec(pp=2, micro_batch=4),
+        ParallelSpec(tp=2, micro_batch=8),
+    )
+    cases = [(specs[0], LOW[0]), (specs[1], LOW[0]), (specs[1], LOW[1]), (specs[2], LOW[0])]
+    wanted = alone("sandwich", SLOW).reports
+    runs = [run for rank in run_ranks(2, train_sandwich, cases) for run in rank]
+    runs += [train(WHOLE, "sandwich", training) for training in LOW]
+    for run in runs:
+        for found, expected in zip(run.reports, wanted, strict=True):
+            assert not found.skipped and found.loss != expected.loss
+            assert found.loss == pytest.approx(expected.loss, rel=0.02)
+            assert found.grad_norm == pytest.approx(expected.grad_norm, rel=0.1)
+
+
+@pytest.mark.parametrize("kind", ["llama", "sandwich"])
+def test_layers_computed_again_change_nothing(kind):
+    again = train(ParallelSpec(micro_batch=4), kind, replace(TRAINING, activation_checkpointing=True))
+    once = train(ParallelSpec(micro_batch=4), kind)
     assert again.reports == once.reports
 
 
 def test_layers_computed_again_in_a_pipeline_of_shards_change_nothing():
     spec = ParallelSpec(pp=2, dp_shard=2, micro_batch=2, micro_batches=2)
-    ranks = run_ranks(4, train, spec, "llama-64", replace(TRAINING, activation_checkpointing=True))
-    assert_same(ranks, alone("llama-64"), atol=1e-12, rtol=1e-12)
+    ranks = run_ranks(4, train_kinds, spec, replace(TRAINING, activation_checkpointing=True))
+    for kind, runs in zip(KINDS, zip(*ranks, strict=True), strict=True):
+        assert_same(list(runs), alone(kind), atol=1e-7, rtol=1e-7)
+
+
+KINDS = ("llama-64", "sandwich-64")
+
+
+def train_kinds(spec, training):
+    return [train(spec, kind, training) for kind in KINDS]
 
 
 class Counting(nn.Module):

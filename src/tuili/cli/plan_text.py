@@ -8,10 +8,11 @@ from typing import Any
 
 from tuili.train.planning.batches import Fit
 from tuili.train.planning.claim import HOURS, Reading
-from tuili.train.planning.cost import Step
+from tuili.train.planning.cost import Job, Step
 from tuili.train.planning.devices import Device
 from tuili.train.planning.memory import HEADROOM, Memory
 from tuili.train.planning.search import Plan, name_of, schedule_of, usable_gib
+from tuili.train.planning.settings import settings
 from tuili.train.planning.tables import Table, held_out_error
 from tuili.train.planning.uneven import Proposal
 from tuili.train.planning.why import explain, parts_of
@@ -51,15 +52,20 @@ def plan_json(plan: Plan, dense: Plan | None, top: int) -> dict[str, Any]:
         "num_too_large": plan.num_too_large,
         "num_impossible": plan.num_impossible,
         "impossible": [{"reason": reason, "count": count} for reason, count in plan.reasons],
-        "layouts": [_step_json(step) for step in plan.shown(top)],
-        "nearest_misses": [_step_json(step) for step in plan.misses],
+        "layouts": [_with_recipe(plan.job, step) for step in plan.shown(top)],
+        "nearest_misses": [_with_recipe(plan.job, step) for step in plan.misses],
         "why": explain(plan),
         "model_error": _error_json(_kind_of(plan)),
     }
     if dense is not None:
-        value["dense"] = _step_json(dense.ranked[0])
+        value["dense"] = _with_recipe(dense.job, dense.ranked[0])
         value["times_as_fast_as_dense"] = dense.ranked[0].total / plan.ranked[0].total
     return value
+
+
+def _with_recipe(job: Job, step: Step) -> dict[str, Any]:
+    recipe = settings(job, step)
+    return {**_step_json(step), "recipe": {"settings": recipe.values, "otherwise": list(recipe.otherwise)}}
 
 
 def _step_json(step: Step) -> dict[str, Any]:
@@ -101,6 +107,7 @@ def plan_lines(plan: Plan, dense: Plan | None, top: int) -> list[str]:
         *_ranked(plan.shown(top)),
         "",
         *explain(plan),
+        *_as_recipe(plan),
     ]
     if dense is not None:
         lines += ["", _against_dense(plan, dense)]
@@ -124,6 +131,12 @@ def _ranked(steps: Sequence[Step]) -> list[str]:
         "The best of each way to share out the devices, then variants. dp 2x8s: 2 replicas, each sharded "
         "over 8 devices. Shares of the step are waiting times.",
     ]
+
+
+def _as_recipe(plan: Plan) -> list[str]:
+    recipe = settings(plan.job, plan.ranked[0])
+    lines = [f"The best as a run: tuili train RECIPE {recipe.options}"]
+    return lines + ([f"There, otherwise than planned: {'; '.join(recipe.otherwise)}."] if recipe.otherwise else [])
 
 
 def _against_dense(plan: Plan, dense: Plan) -> str:

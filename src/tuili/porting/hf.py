@@ -129,7 +129,9 @@ def port(
     model.set_attn_implementation(NAME)
     for index, (module, window) in enumerate(zip(modules, windows, strict=True)):
         hook = module.register_forward_pre_hook(note_cache, with_kwargs=True)
-        layer = PortedLayer(plan.at(index), plan.crossover, window, Origin(original, hook, source), gates.get(index))
+        known = None if index else getattr(model.config, "max_position_embeddings", None)
+        origin = Origin(original, hook, source)
+        layer = PortedLayer(plan.at(index), plan.crossover, window, origin, gates.get(index), known)
         module.add_module(NAME, layer.to(module.q_proj.weight.device).train(module.training))
     chain(ported_layers(model))
     return model

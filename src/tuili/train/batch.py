@@ -114,6 +114,10 @@ def _of_process(
     each = width + FLOAT32 if spec.pp > 1 else width
     gathered = each * (num_whole * of_layer + num_matrices * matrix) if spec.dp_shard > 1 else 0
     activations, working = _of_passes(config, spec, training, length, pp_rank, num_layers, is_last=is_last, width=width)
+    staying = gathered if spec.pp > 1 else num_matrices * matrix * width if spec.dp_shard > 1 else 0
+    staying += activations - activations // _stages_under_way(spec, pp_rank)
+    last = _of_last_gradients(config, spec, num_matrices * matrix, of_layer, width, is_first=is_first)
+    working = max(working, staying + last - gathered - activations)
     return Memory(
         parameters=FLOAT32 * held,
         gradients=FLOAT32 * held,
@@ -122,6 +126,22 @@ def _of_process(
         activations=activations,
         working=working,
     )
+
+
+def _of_last_gradients(
+    config: Any, spec: ParallelSpec, matrices: int, of_layer: int, width: int, *, is_first: bool
+) -> int:
+    """Return the bytes that the gradients which come last take, when the activations of their pass are gone.
+
+    Those of embeddings and head, which are sharded as one, each whole and once more as it is sent, beside a layer.
+    Under tensor parallelism that of the embeddings is dense, and whole on every process before each gets its share:
+    2.65 times its size was counted for that by `dry_run`.
+    """
+    dense = config.vocab_size * config.hidden_size * FLOAT32 if is_first else 0
+    sharded = matrices * (width + FLOAT32) + of_layer * width if spec.dp_shard > 1 and spec.pp == 1 else 0
+    if spec.tp > 1:
+        return sharded + int(2.65 * dense)
+    return sharded if spec.dp_shard > 1 else dense
 
 
 def _of_passes(
@@ -143,8 +163,11 @@ def _of_passes(
     kept = whole
     if training.activation_checkpointing:
         kept, of_layer = tokens * width * config.hidden_size, whole + of_layer
+    elif spec.dp_size == 1 and training.precision != "float32":
+        kept += _layer_parameters(config) // spec.tp * DTYPES[training.precision].itemsize  # cast anew in every pass
     words = tokens * config.vocab_size * FLOAT32 if is_last else 0
-    return int(rounds * (num_layers * kept + words)), max(2 * words, of_layer)
+    gradients = _layer_parameters(config) // spec.tp * (width + FLOAT32) if spec.dp_shard > 1 and spec.pp == 1 else 0
+    return int(rounds * (num_layers * kept + words)), max(2 * words, of_layer) + gradients
 
 
 def _layer_parameters(config: Any) -> int:
@@ -204,6 +227,7 @@ def dry_run(
     """
     if dist.is_initialized():
         raise UsageError("a dry run needs a process that is in no group; call it before the group is made")
+    from torch.distributed.tensor.debug import _clear_sharding_prop_cache
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
     dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=spec.world_size)
@@ -218,6 +242,7 @@ def dry_run(
         return _peak(stages, spec, training, length, config.hidden_size, pp_rank)
     finally:
         dist.destroy_process_group()
+        _clear_sharding_prop_cache()  # it holds groups that are gone, and would hand them to the next run
 
 
 class _UnderWay(nn.Module):
@@ -232,9 +257,9 @@ class _UnderWay(nn.Module):
             for part in stages.values():
                 _as_in_a_pipeline(part)
 
-    def forward(self, ids_BT: Tensor, hidden_BTD: Tensor) -> Tensor:
-        """Return the summed loss of all passes; of stages before the last one, the summed hidden states."""
-        return torch.stack([self._pass(index, ids_BT, hidden_BTD) for index in range(self.num_passes)]).sum()
+    def forward(self, ids_BT: Tensor, hidden_BTD: Tensor) -> list[Tensor]:
+        """Return the loss of each pass; of stages before the last one, the summed hidden states."""
+        return [self._pass(index, ids_BT, hidden_BTD) for index in range(self.num_passes)]
 
     def _pass(self, index: int, ids_BT: Tensor, hidden_BTD: Tensor) -> Tensor:
         stage = list(self.stages)[index % len(self.stages)]
@@ -253,10 +278,7 @@ def _as_in_a_pipeline(part: nn.Module) -> None:
 def _peak(
     stages: dict[int, nn.Module], spec: ParallelSpec, training: TrainingConfig, length: int, width: int, pp_rank: int
 ) -> int:
-    """Return the peak of a process; both moments of AdamW and gradients of earlier passes are added to what is counted.
-
-    The peak is where forward passes turn into backward ones, so no gradient is counted yet.
-    """
+    """Return the peak of a process that accumulates gradients; both moments of AdamW are added to what is counted."""
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.distributed._tools.mem_tracker import MemTracker
 
@@ -265,14 +287,17 @@ def _peak(
     with FakeTensorMode(allow_non_fake_inputs=True):
         under_way.to_empty(device="cpu")
         held = sum(local(each).numel() * FLOAT32 for each in under_way.parameters())
+        for each in under_way.parameters():  # of earlier passes
+            each.grad = torch.zeros_like(each)
         ids_BT = torch.zeros(spec.micro_batch, length, dtype=torch.long)
         hidden_BTD = torch.zeros(spec.micro_batch, length, width, dtype=dtype, requires_grad=True)
         tracker = MemTracker()
         tracker.track_external(under_way, ids_BT, hidden_BTD)
         with tracker, computing(training, torch.device("cpu"), is_managed=spec.dp_size > 1):
-            under_way(ids_BT, hidden_BTD).backward()
+            last = under_way(ids_BT, hidden_BTD)[-1]
+            last.backward()
         of_device = tracker.get_tracker_snapshot("peak")[torch.device("cpu")]
-    return int(of_device["Total"]) + 3 * held
+    return int(of_device["Total"]) + 2 * held
 
 
 def largest_micro_batch(

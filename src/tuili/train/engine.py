@@ -23,7 +23,7 @@ from torch.optim import Optimizer
 
 from tuili.errors import InputError, UsageError
 from tuili.train.mesh import build_mesh, dp_rank
-from tuili.train.optim import local_square_sum, make_optimizer, scale_gradients
+from tuili.train.optim import align_gradients, local_square_sum, make_optimizer, scale_gradients
 from tuili.train.parallelize import Fill, give_back, lay_out
 from tuili.train.precision import LossScale, check_no_autocast, computing, set_tf32
 from tuili.train.schedule import IGNORED, Batch, Passes, Pipeline
@@ -104,6 +104,8 @@ class Engine:
             optimizer.zero_grad()
         local_loss = self._passes.train(self._to_device(batch), self._scale.factor / num_tokens)
         self._check_first_gradients()
+        for part in self.parts:
+            align_gradients(part.parameters())
         if self._tied is not None:
             self._tied.sync()
         loss_sum, square_sum = self._sum(self._share(local_loss), self._square_sum())

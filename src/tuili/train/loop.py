@@ -20,7 +20,6 @@ from typing import Protocol
 import torch
 
 from tuili.errors import (
-    DependencyError,
     InputError,
     LimitError,
     StoreError,
@@ -197,7 +196,8 @@ class _Run:
 
         fitted = largest_micro_batch(recipe.batch // spec.dp_size, spec, memory_of, self.session.device)
         gib = memory_of(fitted) / 2**30
-        self.watcher.tell(f"micro-batches of {fitted.micro_batch} rows, {gib:.2f} GiB a process by estimate")
+        left_out = "" if source.config.get("layer_plan") is None else ", gates and picked blocks left out"
+        self.watcher.tell(f"micro-batches of {fitted.micro_batch} rows, {gib:.2f} GiB a process by estimate{left_out}")
         return fitted
 
     def _resume(self) -> Progress:
@@ -348,7 +348,7 @@ class _Run:
         path = self.recipe.out / "curves.png"
         try:
             curves.draw(metrics.read(self.recipe.out / "metrics.jsonl"), path, f"{self.recipe.out.name}: training")
-        except DependencyError as error:
+        except (TuiliError, OSError) as error:  # the model is there; a picture is no reason to fail
             self.watcher.tell(f"no curves.png: {error}")
             return None
         return path

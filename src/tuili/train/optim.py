@@ -56,6 +56,16 @@ def local_square_sum(parameters: Iterable[nn.Parameter], num_holders: int, devic
     return total
 
 
+def align_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Lay out each gradient as its parameter is.
+
+    Tensor parallelism alone leaves that of embeddings whole on every process, beside a parameter that is cut.
+    """
+    for each in parameters:
+        if isinstance(each, DTensor) and isinstance(each.grad, DTensor) and each.grad.placements != each.placements:
+            each.grad = each.grad.redistribute(placements=each.placements)
+
+
 def scale_gradients(parameters: Iterable[nn.Parameter], factor: float) -> None:
     """Multiply all gradients by a factor."""
     if grads := [local(each.grad) for each in parameters if each.grad is not None]:
