@@ -58,14 +58,6 @@ class GateKeys:
     mean_scale: Tensor
     sub: int
 
-    def first(self, num_blocks: int) -> GateKeys:
-        """Return the gate keys of the first blocks."""
-        num_keys = num_blocks * (self.values.shape[1] // max(1, self.scale.shape[1]))
-        some = slice(None, num_blocks)
-        return GateKeys(
-            self.values[:, :num_keys], self.scale[:, some], self.means[:, some], self.mean_scale[:, some], self.sub
-        )
-
     def floats(self) -> Tensor:
         """Return what the values stand for, float32 [B, J * block / sub, G, e]."""
         per_block = self.values.shape[1] // max(1, self.scale.shape[1])
