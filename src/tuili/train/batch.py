@@ -158,15 +158,16 @@ def _of_passes(
     """Return the bytes of a process's activations and of what it works with."""
     tokens = spec.micro_batch * length
     rounds = _stages_under_way(spec, pp_rank) / spec.virtual
+    parameters = _layer_parameters(config) // spec.tp
     whole = tokens * _layer_bytes(config, spec.tp, width)
     of_layer = tokens * width * (3 * config.intermediate_size // spec.tp + 4 * config.hidden_size)
     kept = whole
     if training.activation_checkpointing:
         kept, of_layer = tokens * width * config.hidden_size, whole + of_layer
     elif spec.dp_size == 1 and training.precision != "float32":
-        kept += _layer_parameters(config) // spec.tp * DTYPES[training.precision].itemsize  # cast anew in every pass
+        kept += parameters * DTYPES[training.precision].itemsize  # cast anew in every pass
     words = tokens * config.vocab_size * FLOAT32 if is_last else 0
-    gradients = _layer_parameters(config) // spec.tp * (width + FLOAT32) if spec.dp_shard > 1 and spec.pp == 1 else 0
+    gradients = parameters * (width + FLOAT32) if spec.dp_shard > 1 and spec.pp == 1 else 0
     return int(rounds * (num_layers * kept + words)), max(2 * words, of_layer) + gradients
 
 

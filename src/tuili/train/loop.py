@@ -19,14 +19,7 @@ from typing import Protocol
 
 import torch
 
-from tuili.errors import (
-    InputError,
-    LimitError,
-    StoreError,
-    TuiliError,
-    UsageError,
-    is_out_of_memory,
-)
+from tuili.errors import InputError, LimitError, StoreError, TuiliError, UsageError, is_out_of_memory
 from tuili.train import curves, metrics
 from tuili.train.batch import estimate, largest_micro_batch
 from tuili.train.checkpoint import Checkpointer, Origin, Progress, newest, open_checkpoint, restore
