@@ -116,6 +116,17 @@ class TestSparseAttention:
             blocks = random_blocks(q, k, 3, 16)
             close(kernels.sparse_attention(q, k, v, blocks, block=16), dense(q, k, v, blocks, 16))
 
+    @pytest.mark.parametrize("per_group", [1, 5, 16, 18])
+    @pytest.mark.parametrize("step", [0.125, 2, 64])
+    def test_scores_that_grow_with_every_block(self, level: int, per_group: int, step: float) -> None:
+        """The largest score of a token comes last, so that what was added up before it has to shrink."""
+        for dtype in (torch.float32, torch.bfloat16):
+            q, k, v = inputs(1200, 1, per_group, 16, num_queries=70, dtype=dtype)
+            q[...], k[..., 0] = torch.eye(16)[0], torch.arange(1200) // 16 * step
+            blocks = random_blocks(q, k, 60, 16)
+            found = kernels.sparse_attention(q, k, v, blocks, block=16, scale=1.0)
+            close(found, dense(q, k, v, blocks, 16, scale=1.0))
+
     @pytest.mark.parametrize("block", [1, 8, 16, 24, 32, 64])
     def test_block_sizes(self, path: str, block: int) -> None:
         q, k, v = inputs(150, 2, 2, 32)

@@ -1,7 +1,7 @@
 """The compiled kernel: the shared library that installation builds, found and called through ctypes.
 
 The library is plain C++ without torch or Python in it (`csrc/`), and optional: where it could not be built the
-PyTorch twin runs, and `absence` tells why. `TUILI_KERNEL` forces a path: avx512, avx2, scalar or torch.
+PyTorch twin runs, and `absence` tells why. `TUILI_KERNEL` forces a path: amx, avx512, avx2, scalar or torch.
 """
 
 from __future__ import annotations
@@ -15,13 +15,15 @@ from pathlib import Path
 from tuili.errors import DependencyError, LimitError, UsageError
 
 VARIABLE = "TUILI_KERNEL"
-LEVELS = {"scalar": 0, "avx2": 1, "avx512": 2}  # avx512 takes int8 (3) and bfloat16 products (4) where there are some
+LEVELS = {"scalar": 0, "avx2": 1, "avx512": 2, "amx": 5}
+AVX512_WITH_ALL = 4  # avx512 takes int8 (3) and bfloat16 products (4) where there are some
 SHOWN = (
     "portable vectors",
     "AVX2",
     "AVX-512",
     "AVX-512 with int8 products",
     "AVX-512 with int8 and bfloat16 products",
+    "AVX-512 with int8 products, matrix tiles (AMX) for bfloat16",
 )
 STRIP = 16  # keys side by side in a register; blocks are made of whole strips
 
@@ -166,7 +168,7 @@ def chosen_level() -> int | None:
         return None
     if LEVELS.get(wanted, 0) > best:
         raise UsageError(f"{VARIABLE} is {wanted}, but this processor has only {SHOWN[best]}; unset {VARIABLE}")
-    return best if wanted in ("", "avx512") else LEVELS[wanted]
+    return {"": best, "avx512": min(best, AVX512_WITH_ALL)}.get(wanted, LEVELS.get(wanted))
 
 
 def absence() -> tuple[str, str]:

@@ -305,6 +305,24 @@ void log_totals(const float* scores, int64_t slots, float scale_log2e, float* to
   }
 }
 
+// Whether every token of a place reads all of a strip, or may.
+INLINE bool shows(const DsaProblem& p, const Sizes& z, const Place& place, int64_t strip) {
+  const int64_t last = z.offset + place.first - strip * STRIP, first = tuili::first_key(p, place.row) - strip * STRIP;
+  return !p.window && last >= STRIP - 1 && first <= 0;
+}
+
+// Scores of keys that lie after token t, before the row's first key or between sink and window become -inf.
+INLINE void hide(const DsaProblem& p, const Sizes& z, const Place& place, int64_t t, int64_t strip, int64_t heads,
+                 float* scores) {
+  const int64_t last = z.offset + place.first + t - strip * STRIP;
+  const int64_t first = tuili::first_key(p, place.row) - strip * STRIP;
+  const int64_t sink = p.window ? first + p.window_sink : STRIP, window = p.window ? last - p.window + 1 : 0;
+  if (last >= STRIP - 1 && first <= 0 && (sink >= STRIP || window <= 0)) return;
+  for (int64_t h = 0; h < heads; ++h)
+    for (int64_t i = 0; i < STRIP; ++i)
+      if (i > last || i < first || (i >= sink && i < window)) scores[h * STRIP + i] = NONE;
+}
+
 // The tile's tokens of one chunk of query heads, and where each of them stands in its own list of strips.
 template <class Cell, int CHUNK>
 struct Tile {
@@ -348,24 +366,7 @@ struct Tile {
       to[i] = scores(tokens[i], slots[tokens[i]]++);
     }
     score<Cell, TOKENS, CHUNK>(from, keys, z.cells, to);
-    for (int i = 0; i < TOKENS && !is_shown; ++i) hide(tokens[i], strip, to[i]);
-  }
-
-  // Whether every token of the tile reads all of a strip, or may.
-  bool shows(int64_t strip) const {
-    const int64_t last = z.offset + place.first - strip * STRIP, first = tuili::first_key(p, place.row) - strip * STRIP;
-    return !p.window && last >= STRIP - 1 && first <= 0;
-  }
-
-  // Scores of keys that lie after the token, before the row's first key or between sink and window become -inf.
-  void hide(int64_t t, int64_t strip, float* scores) const {
-    const int64_t last = z.offset + place.first + t - strip * STRIP;
-    const int64_t first = tuili::first_key(p, place.row) - strip * STRIP;
-    const int64_t sink = p.window ? first + p.window_sink : STRIP, window = p.window ? last - p.window + 1 : 0;
-    if (last >= STRIP - 1 && first <= 0 && (sink >= STRIP || window <= 0)) return;
-    for (int h = 0; h < CHUNK; ++h)
-      for (int64_t i = 0; i < STRIP; ++i)
-        if (i > last || i < first || (i >= sink && i < window)) scores[h * STRIP + i] = NONE;
+    for (int i = 0; i < TOKENS && !is_shown; ++i) hide(p, z, place, tokens[i], strip, CHUNK, to[i]);
   }
 
   template <int TOKENS, int STRIPS>
@@ -428,7 +429,7 @@ struct Tile {
     load_queries();
     each_strip(0, z.cells * STRIP, [&](int64_t strip, const int* tokens, int count) {
       const float* keys = panel(strip);
-      const bool is_shown = shows(strip);
+      const bool is_shown = shows(p, z, place, strip);
       int i = 0;
       if constexpr (4 * CHUNK <= MAX_ROWS)
         for (; i + 4 <= count; i += 4) score_some<4>(tokens + i, strip, keys, is_shown);
@@ -510,9 +511,8 @@ void attend(const DsaProblem& p, const Sizes& z, const Shared& shared, const Pla
   each_chunk<Cell>(p, z, shared, place, s, [](auto tile) { tile.run(); });
 }
 
-// Fill `offsets`: what each head's attention to the keys that are always kept adds up to.
-template <class Cell>
-void normalize(const DsaProblem& p, const Sizes& z, const Shared& shared, const Place& place, const Scratch& s) {
+// Note the strips that each token keeps whatever is selected.
+inline void note_kept(const DsaProblem& p, const Sizes& z, const Place& place, const Scratch& s) {
   const int64_t first_key = tuili::first_key(p, place.row), first = first_key / p.block;
   for (int64_t t = 0; t < place.last - place.first; ++t) {
     const int64_t position = z.offset + place.first + t, here = position / p.block;
@@ -525,6 +525,12 @@ void normalize(const DsaProblem& p, const Sizes& z, const Shared& shared, const 
     s.num_picked[t] = size;
   }
   note_members(p, z, place, s);
+}
+
+// Fill `offsets`: what each head's attention to the keys that are always kept adds up to.
+template <class Cell>
+void normalize(const DsaProblem& p, const Sizes& z, const Shared& shared, const Place& place, const Scratch& s) {
+  note_kept(p, z, place, s);
   each_chunk<Cell>(p, z, shared, place, s, [](auto tile) { tile.normalize(); });
 }
 

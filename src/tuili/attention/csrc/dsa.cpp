@@ -18,7 +18,7 @@ constexpr int64_t CACHE_LINE = 64;
 constexpr int64_t PER_THREAD = 4 << 20;  // products for which a thread is worth its start beside torch's waiting ones
 constexpr int64_t SCORE_BYTES = 512 << 10;  // scores of a tile stay in the second-level cache
 
-enum Level { PORTABLE = 0, AVX2 = 1, AVX512 = 2, AVX512_INT8 = 3, AVX512_BF16 = 4 };
+enum Level { PORTABLE = 0, AVX2 = 1, AVX512 = 2, AVX512_INT8 = 3, AVX512_BF16 = 4, AMX = 5 };
 
 Level best_level() {
 #if defined(__x86_64__)
@@ -26,6 +26,9 @@ Level best_level() {
   const bool has_512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
   const bool has_int8 = __builtin_cpu_supports("avx512vnni"), has_bf16 = __builtin_cpu_supports("avx512bf16");
+#if TUILI_HAS_TILES
+  if (has_512 && has_int8 && has_bf16 && has_tiles()) return AMX;
+#endif
   if (has_512) return !has_int8 ? AVX512 : has_bf16 ? AVX512_BF16 : AVX512_INT8;
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return AVX2;
 #endif
@@ -33,8 +36,11 @@ Level best_level() {
 }
 
 const Kernels& kernels(int64_t level, bool is_bf16) {
+#if TUILI_HAS_TILES
+  if (level == AMX && is_bf16) return amx_kernels;
+#endif
 #if defined(__x86_64__)
-  if (level == AVX512_BF16 && is_bf16) return avx512bf16_kernels;
+  if (level >= AVX512_BF16 && is_bf16) return avx512bf16_kernels;
   if (level >= AVX512) return avx512_kernels;
   if (level == AVX2) return avx2_kernels;
 #endif
@@ -50,11 +56,14 @@ const Kernels& gate_kernels(const DsaProblem& p, int64_t level) {
   return kernels(level, false);
 }
 
+// Tokens whose query heads fill a matrix tile.
+int64_t tokens_at_once(const DsaProblem& p) { return most(TILE_ROWS / p.heads_per_group, 1); }
+
 Sizes sizes(const DsaProblem& p, int64_t level) {
-  const bool is_paired = level == AVX512_BF16 && p.is_bf16;
+  const bool is_paired = level >= AVX512_BF16 && p.is_bf16;
   const int64_t per_gate_cell = !p.gate_is_int8 ? 1 : level >= AVX512_INT8 ? 4 : level == AVX2 ? 2 : 1;
   Sizes z{};
-  z.width = up(p.dim, STRIP);
+  z.width = up(p.dim, level == AMX && is_paired ? 2 * STRIP : STRIP);
   z.cells = is_paired ? z.width / 2 : z.width;
   z.value_rows = is_paired ? STRIP / 2 : STRIP;
   z.panel = z.cells * STRIP + z.value_rows * z.width;
@@ -65,6 +74,8 @@ Sizes sizes(const DsaProblem& p, int64_t level) {
   const int64_t score_bytes = z.slots * least(p.heads_per_group, MAX_CHUNK) * STRIP * 4;
   z.tile = p.attends ? least(most(SCORE_BYTES / score_bytes, 1), MAX_TILE) : MAX_TILE;
   z.packs_all = p.queries * p.keep * z.strips_per_block > z.strips;
+  z.is_tiled = level == AMX && is_paired && p.attends && z.packs_all;
+  if (z.is_tiled) z.tile = MAX_TILE / tokens_at_once(p) * tokens_at_once(p);
   if (!p.selects) return z;
   z.gate_width = up(p.gate_dim, STRIP);
   z.gate_cells = z.gate_width / per_gate_cell;
@@ -105,9 +116,10 @@ int64_t divide(const DsaProblem& p, const Sizes& z, char* base, Shared* shared) 
 int64_t divide(const DsaProblem& p, const Sizes& z, char* base, Scratch* s) {
   Arena arena{base};
   const int64_t chunk = least(p.heads_per_group, MAX_CHUNK), attends = p.attends ? z.tile : 0;
-  s->q = arena.take<float>(attends * z.cells * chunk);
-  s->scores = arena.take<float>(attends * z.slots * chunk * STRIP);
-  s->sums = arena.take<float>(attends * chunk * z.width);
+  const int64_t rows = z.is_tiled ? z.tile / tokens_at_once(p) * TILE_ROWS : attends * chunk;
+  s->q = arena.take<float>(rows * z.cells);
+  s->scores = arena.take<float>((z.is_tiled ? STRIPS_AT_ONCE * TILE_ROWS : z.slots * rows) * STRIP);
+  s->sums = arena.take<float>(rows * z.width);
   s->totals = arena.take<float>(attends * chunk);
   s->strip = arena.take<float>(p.attends ? z.panel : 0);
   s->members = arena.take<uint32_t>(p.attends ? z.strips : 0);
@@ -277,7 +289,7 @@ int run_backward(const DsaBackward& p, int64_t level) {
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
-// The best level this processor has: 0 portable, 1 AVX2, 2 AVX-512, 3 with int8 products, 4 with bfloat16 ones too.
+// The best level this processor has: 0 portable, 1 AVX2, 2 AVX-512, 3 with int8 products, 4 with bfloat16 ones too, 5 with matrix tiles (AMX).
 EXPORT int64_t tuili_dsa_level() { return tuili::best_level(); }
 
 // Bytes of a problem, so that the caller can tell whether both sides agree on it.

@@ -7,6 +7,12 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#if defined(__x86_64__) && defined(__linux__)
+#if __has_include(<amxbf16intrin.h>)  // as old as the assembler's knowledge of tiles
+#define TUILI_HAS_TILES 1
+#endif
+#endif
+
 extern "C" struct DsaProblem {
   int64_t batch, groups, heads_per_group, queries, keys, dim;
   int64_t block, keep, sink, local;              // keep: blocks a token may hold
@@ -47,10 +53,12 @@ namespace tuili {
 constexpr int STRIP = 16;      // keys side by side in a panel
 constexpr int MAX_TILE = 32;   // query tokens worked on together
 constexpr int MAX_CHUNK = 4;   // query heads, or gate queries, worked on together
+constexpr int TILE_ROWS = 16;  // rows of a matrix tile
+constexpr int STRIPS_AT_ONCE = 32;  // strips between two passes of the softmax, where tiled
 constexpr int TRAILER = 3;     // after a gate query's cells: where its sums begin, its factor, its offset
 
 struct Sizes {
-  int64_t width;        // d rounded up to whole strips
+  int64_t width;        // d rounded up to whole strips, for matrix tiles to pairs of them
   int64_t cells;        // cells of a key: width, or half of it for pairs
   int64_t value_rows;   // rows of a strip of values: 16 keys, or 8 pairs of keys
   int64_t panel;        // cells of a strip: keys, then values
@@ -67,13 +75,14 @@ struct Sizes {
   int64_t free;         // blocks that a token may choose
   bool packs_all;       // keys are packed once for everybody, not by each tile that wants them
   bool packs_gate;      // the same for gate keys
+  bool is_tiled;        // products are made of matrix tiles
 };
 
 // Memory of one thread.
 struct Scratch {
-  float* q;             // [tile][cells][chunk]
-  float* scores;        // [tile][slots][chunk][16]
-  float* sums;          // [tile][chunk][width]
+  float* q;             // [tile][cells][chunk]; where tiled [rows][cells]
+  float* scores;        // [tile][slots][chunk][16]; where tiled [STRIPS_AT_ONCE][16][16]
+  float* sums;          // [tile][chunk][width]; where tiled [rows][width]
   float* totals;        // [tile][chunk]
   float* strip;         // one panel, where keys are not packed for all
   float* gate_strip;    // the same for gate keys
@@ -134,6 +143,10 @@ extern const Kernels avx2int8_kernels;
 extern const Kernels avx512_kernels;
 extern const Kernels avx512vnni_kernels;
 extern const Kernels avx512bf16_kernels;
+#endif
+#if TUILI_HAS_TILES
+extern const Kernels amx_kernels;
+bool has_tiles();
 #endif
 
 }  // namespace tuili

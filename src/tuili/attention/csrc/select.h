@@ -14,17 +14,6 @@ INLINE vi ordered(vf x) {  // integers in the order of floats; both zeros are on
   const vi bits = reinterpret_cast<vi>(x + 0.0f);
   return bits ^ ((bits >> 31) & 0x7fffffff);
 }
-INLINE uint32_t bits_of(vi is_true) {
-#if defined(TUILI_AVX512)
-  return _mm512_movepi32_mask((__m512i)is_true);
-#elif defined(TUILI_AVX2)
-  return static_cast<uint32_t>(_mm256_movemask_ps((__m256)is_true));
-#else
-  uint32_t bits = 0;
-  for (int i = 0; i < W; ++i) bits |= (is_true[i] & 1u) << i;
-  return bits;
-#endif
-}
 INLINE vi load_int(const int32_t* from) { return reinterpret_cast<vi>(load(reinterpret_cast<const float*>(from))); }
 
 INLINE vf log_sigmoid(vf z) {

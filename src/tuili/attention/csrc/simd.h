@@ -29,6 +29,18 @@ INLINE uint16_t float_to_bf16(float x) {  // to nearest, ties to even
   return static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
 
+INLINE uint32_t bits_of(vi is_true) {
+#if defined(TUILI_AVX512)
+  return _mm512_movepi32_mask((__m512i)is_true);
+#elif defined(TUILI_AVX2)
+  return static_cast<uint32_t>(_mm256_movemask_ps((__m256)is_true));
+#else
+  uint32_t bits = 0;
+  for (int i = 0; i < W; ++i) bits |= (is_true[i] & 1u) << i;
+  return bits;
+#endif
+}
+
 INLINE float largest(vf x) {
   float best = x[0];
   for (int i = 1; i < W; ++i) best = x[i] > best ? x[i] : best;
