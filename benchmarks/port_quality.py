@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from porting import answering, perplexity
+from porting import answering, perplexity, tradeoff
 from porting.ablations import ABLATIONS, ablation
 from porting.completion import Code, code, completion
 from porting.copying import copies, copying
@@ -49,7 +49,7 @@ def _say_what_is_left_out(options: Options) -> None:
         say(f"a smoke run: {LENGTHS_SMOKE[0]} tokens, one text, one peer, few questions, no ablations")
     elif not options.full:
         say("left out without --full: the oracle, peers in the tasks, more than one context a task and length,")
-        say("ablations on more than one text")
+        say("ablations on more than one text" + ("" if options.only else ", other budgets (or --only tradeoff.TEXT)"))
 
 
 def _lengths(options: Options) -> tuple[int, ...]:
@@ -87,6 +87,8 @@ class Text:
     def _way(self, name: str) -> Way:
         if name in ABLATIONS:
             return ablation(name)
+        if name in tradeoff.WAYS:
+            return tradeoff.WAYS[name]
         return dense if name == "dense" else peer(name)
 
     def adapted(self) -> Reading:
@@ -134,6 +136,8 @@ def _texts(model: Any, tokenizer: Any, options: Options) -> Iterator[Result]:
             yield from _of_text(one, lengths, options)
             if options.full or (not options.smoke and one.name == next(iter(found))):
                 yield from _ablations(one, lengths[-1], options)
+            if options.full or options.only:
+                yield from _tradeoff(one, lengths[-1], options)
             watches += [one.watch] if one.watch else []
     if options.wants("gate.recall"):
         yield from recall_row(watches)
@@ -155,6 +159,7 @@ def _lengths_of(name: str, options: Options, *, is_code: bool) -> list[int]:
         names = [f"quality.{place}", *(f"peer.{slug(each)}.{place}" for each in _peers(options))]
         names += [f"code.{size(length)}"] * is_code
         names += [f"ablation.{each}.{place}" for each in ABLATIONS] * (length == lengths[-1])
+        names += [f"tradeoff.{place}"] * (length == lengths[-1])
         names += (["gate.recall"] + ["kept"] * is_code) * (length == lengths[-1])
         return any(options.wants(each) for each in names)
 
@@ -180,6 +185,21 @@ def _ablations(one: Text, length: int, options: Options) -> Iterator[Result]:
             ours = perplexity.increase("", one.read("dense").losses, one.read("tuili").losses).value
             baseline = {"name": "as shipped", "value": ours}
             yield perplexity.increase(row, one.read("dense").losses, one.read(name).losses, baseline=baseline)
+
+
+def _tradeoff(one: Text, length: int, options: Options) -> Iterator[Result]:
+    """Yield what is lost with fewer and more keys than are shipped and with as many, at the longest length."""
+    prefix = f"tradeoff.{one.name}.{size(length)}"
+    if not options.wants(prefix):
+        return
+    shipped = tradeoff.shipped_keys(one.model)
+    for method in tradeoff.METHODS:
+        for keys in sorted({*tradeoff.KEYS, shipped}):
+            if options.wants(row := f"{prefix}.{slug(method)}.keys_{keys}.ppl_increase"):
+                after = one.read(method if keys == shipped else tradeoff.spelled(method, keys))
+                is_ours = method == "tuili" and keys == shipped and length == perplexity.TARGET_LENGTH
+                target = perplexity.TARGET if is_ours else None
+                yield perplexity.increase(row, one.read("dense").losses, after.losses, target=target)
 
 
 def _losses(one: Text, length: int, options: Options) -> Iterator[Result]:

@@ -2,7 +2,8 @@
 
 A picture is drawn only if its results are there: docs/img/calibration.png, how often answers are right that are said
 with a confidence; docs/img/scale.png, what a question costs as the base grows; docs/img/sandwich.png, losses while
-three kinds of decoders are trained; docs/img/planner.png, predicted against published step times.
+three kinds of decoders are trained; docs/img/planner.png, predicted against published step times; and
+docs/img/tradeoff.png, what is lost in perplexity against the keys that a token keeps.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import matplotlib
 
 matplotlib.use("agg")
 from matplotlib import pyplot as plt
+from matplotlib.ticker import LogLocator, NullLocator
 
 from tuili.train.planning.tables import tables
 
@@ -29,6 +31,13 @@ SETS = {"ask.calibration": "development questions", "ask.test.calibration": "hel
 KINDS = {"one": "one hop", "two": "two hops", "hub": "through a hub"}
 DECODERS = {"sandwich": "C0", "dense": "C1", "window": "C2"}
 TOKENS, LENGTH_8K = 1e6, 8192
+BUDGET = re.compile(r"tradeoff\.(?P<text>[^.]+)\.8k\.(?P<method>\w+)\.keys_(?P<keys>\d+)\.ppl_increase$")
+METHODS = {
+    "tuili": "shipped gates",
+    "pooled_keys": "mean-pooled keys, as MoBA",
+    "min_max_bounds": "min-max bounds, as Quest",
+    "sink_window": "first and last keys",
+}
 
 Rows = Mapping[str, Mapping[str, Any]]
 
@@ -142,10 +151,48 @@ def planner(_: Rows) -> None:
     save(figure, "planner.png")
 
 
+def tradeoff(rows: Rows) -> None:
+    """Draw the increase of perplexity at 8,192 tokens against kept keys, a panel for each text."""
+    found = {name: match for name in rows if (match := BUDGET.match(name))}
+    texts = list(dict.fromkeys(match["text"] for match in found.values()))
+    if not texts:
+        return
+    figure, every = plt.subplots(1, len(texts), figsize=(1 + 5 * len(texts), 4.5), layout="constrained", squeeze=False)
+    for axes, text in zip(every[0], texts, strict=True):
+        for method, label in METHODS.items():
+            names = [name for name, match in found.items() if (match["text"], match["method"]) == (text, method)]
+            keys = [int(found[name]["keys"]) for name in names]
+            lost, spread = ([100 * rows[name][part] for name in names] for part in ("value", "spread"))
+            axes.errorbar(keys, lost, spread, marker="o", capsize=2, label=label)
+            axes.set_xticks(keys, [f"{number:,}" for number in keys])
+        for bound, shipped in ((rows[name]["target"], found[name]["keys"]) for name in found if "target" in rows[name]):
+            axes.axhline(100 * bound, color="grey", linestyle="--", label=f"bound, {100 * bound:g} %")
+            axes.axvline(int(shipped), color="grey", linestyle=":", label="as shipped")
+        axes.set(title=f"{text}, 8,192 tokens", xlabel="keys kept a token, mean over sparse layers", yscale="log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.grid(alpha=0.3)
+    every[0][0].set(ylabel="increase of perplexity, %")
+    figure.legend(
+        *every[0][0].get_legend_handles_labels(),
+        frameon=False,
+        loc="outside lower center",
+        ncols=min(3, len(texts) + 1),
+    )
+    save(figure, "tradeoff.png")
+
+
 def main() -> None:
     """Draw everything there are results for."""
-    every = ("ask", calibration), ("reasoning_scale", scale), ("sandwich", sandwich), ("plan", planner)
-    for file, make in every:
+    drawn = {
+        "ask": calibration,
+        "reasoning_scale": scale,
+        "sandwich": sandwich,
+        "plan": planner,
+        "port_quality": tradeoff,
+    }
+    for file, make in drawn.items():
         if rows := results(file):
             make(rows)
 

@@ -6,20 +6,22 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
+from attending.flex import flex_attention
 from attending.inputs import some_layers
 from attending.timing import alternate, seconds, speedup
 from runner import Options, Result, say
 
 DTYPES = ("fp32", "bf16")
 TARGETS = {8: 3.0, 16: 6.0, 32: 12.0}
-ROUNDS = {4: 5, 8: 5, 16: 2, 32: 1, 64: 1}
-FLEX_UP_TO = 8  # thousand tokens, in a default run
-TILE = 128
+ROUNDS = {4: 3, 8: 3, 16: 1, 32: 1}
+ROUNDS_FULL = {4: 5, 8: 5, 16: 3, 32: 1, 64: 1}
+FLEX = {"fp32": (4, 8), "bf16": ()}  # thousand tokens, in a default run
 
 
 def alone(options: Options) -> Iterator[Result]:
     """Yield speedups, times, ceilings and the selection's part at each length."""
-    lengths = (4,) if options.smoke else (4, 8, 16, 32, 64) if options.full else (4, 8, 16, 32)
+    rounds = ROUNDS_FULL if options.full else ROUNDS
+    lengths = (4,) if options.smoke else tuple(rounds)
     wanted = {dtype: [n for n in lengths if options.wants(f"attention.{n}k.{dtype}")] for dtype in DTYPES}
     if not any(wanted.values()):
         return
@@ -27,14 +29,14 @@ def alone(options: Options) -> Iterator[Result]:
     say(f"  three layers' queries and keys for {longest}k tokens of text")
     layers = some_layers(longest * 1024)
     flex = flex_attention()
-    if not options.full and max(lengths) > FLEX_UP_TO:
-        say(f"  left out without --full: FlexAttention above {FLEX_UP_TO}k tokens")
+    if not options.full:
+        say(f"  left out without --full: 64k tokens; FlexAttention above {max(FLEX['fp32'])}k and in bf16")
     for dtype, chosen in wanted.items():
         for place, length in enumerate(chosen):
             say(f"  attention over {length}k tokens, {dtype}")
             some = [(module, _first(inputs, length, dtype)) for module, inputs in layers]
-            peer = flex if options.full or length <= FLEX_UP_TO else None
-            yield from _length(some, f"attention.{length}k.{dtype}", peer, place == 0)
+            peer = flex if options.full or length in FLEX[dtype] else None
+            yield from _length(some, f"attention.{length}k.{dtype}", peer, rounds[length], is_first=place == 0)
 
 
 def _first(inputs: Sequence[Any], length: int, dtype: str) -> list[Any]:
@@ -48,7 +50,9 @@ def _first(inputs: Sequence[Any], length: int, dtype: str) -> list[Any]:
 Layers = Sequence[tuple[Any, Sequence[Any]]]
 
 
-def _length(layers: Layers, name: str, flex: Callable[..., Any] | None, is_first: bool) -> Iterator[Result]:
+def _length(
+    layers: Layers, name: str, flex: Callable[..., Any] | None, rounds: int, *, is_first: bool
+) -> Iterator[Result]:
     import torch
 
     num_keys = layers[0][1][1].shape[2]
@@ -61,19 +65,19 @@ def _length(layers: Layers, name: str, flex: Callable[..., Any] | None, is_first
     if flex is not None:
         sides["flex"] = lambda: [flex(*inputs) for _, inputs in layers]
     with torch.no_grad():
-        found = alternate(sides, ROUNDS[length], warm_up=is_first or ROUNDS[length] > 1)
+        found = alternate(sides, rounds, warm_up=is_first or rounds > 1)
     yield from speedup(name, found, target=TARGETS.get(length))
     yield seconds(f"{name}.tuili.time", found["tuili"])
     if flex is not None:
         yield from speedup(f"{name}.flex", found, peer="flex", shown="FlexAttention")
     kept = sum(budget.keep * budget.block for module, _ in layers for budget in (module.tuili.entry.budget,))
     yield Result(f"{name}.ceiling", max(1.0, num_keys / 2 * len(layers) / kept), "x", None, 1)
-    spent = [each for module, inputs in layers if (each := _selection(module, inputs)) is not None]
+    spent = [each for module, inputs in layers if (each := _selection(module, inputs, rounds)) is not None]
     if spent:
-        yield Result(f"{name}.selection.time", sum(spent), "s", None, 3)
+        yield Result(f"{name}.selection.time", sum(spent), "s", None, rounds)
 
 
-def _selection(module: Any, inputs: Sequence[Any]) -> float | None:
+def _selection(module: Any, inputs: Sequence[Any], rounds: int) -> float | None:
     """Return what choosing blocks takes: the late tokens' call less attention over the blocks it chose, in seconds."""
     import torch
 
@@ -100,48 +104,5 @@ def _selection(module: Any, inputs: Sequence[Any]) -> float | None:
         budget = module.tuili.entry.budget
         attend = partial(sparse_attention, *args[:3], blocks, block=budget.block, scale=module.scaling)
         sides = {"both": partial(gated, *args, **keywords), "attend": attend}
-        found = alternate(sides, 3, warm_up=True)
+        found = alternate(sides, rounds)
     return max(0.0, found["both"].median - found["attend"].median)
-
-
-# -- FlexAttention -------------------------------------------------------------------------------
-
-
-def flex_attention() -> Callable[..., Any] | None:
-    """Return FlexAttention, causal and compiled for this processor, or None where it can't be, which is said."""
-    import torch
-    from torch.nn.attention.flex_attention import flex_attention as uncompiled
-
-    compiled = torch.compile(uncompiled, dynamic=True)
-
-    def attend(q: Any, k: Any, v: Any) -> Any:
-        return compiled(q, k, v, block_mask=causal(k.shape[2]), enable_gqa=True)
-
-    try:
-        small = torch.zeros(1, 3, 2 * TILE, 64), *(torch.zeros(1, 1, 2 * TILE, 64) for _ in range(2))
-        with torch.no_grad():
-            attend(*small)
-    except RuntimeError as error:
-        say(f"  FlexAttention does not compile here and is left out: {str(error).splitlines()[0]}")
-        return None
-    return attend
-
-
-def causal(num_keys: int) -> Any:
-    """Return the causal block mask, made from indices: only the tiles on the diagonal ask the mask function."""
-    import torch
-    from torch.nn.attention.flex_attention import BlockMask
-
-    num_tiles = -(-num_keys // TILE)
-    at = torch.arange(num_tiles, dtype=torch.int32)
-    diagonal = torch.nn.functional.pad(at[:, None], (0, num_tiles - 1))[None, None]
-    return BlockMask.from_kv_blocks(
-        torch.ones_like(at)[None, None],
-        diagonal,
-        at[None, None],
-        at.expand(1, 1, num_tiles, num_tiles).contiguous(),
-        BLOCK_SIZE=TILE,
-        mask_mod=lambda b, h, q, k: q >= k,
-        seq_lengths=(num_keys, num_keys),
-        compute_q_blocks=False,
-    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sysconfig
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ def decoder(dtype: str) -> Any:
     return AutoModelForCausalLM.from_pretrained(ensure(MODEL), dtype=to).eval()
 
 
+@functools.cache
 def text_ids(length: int) -> Any:
     """Return the first tokens [1, length] of some of the standard library's longest files, one after the other."""
     from transformers import AutoTokenizer

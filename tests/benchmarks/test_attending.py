@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 from torch.nn.attention.flex_attention import create_mask
+from transformers import AutoModelForCausalLM, LlamaConfig
 
 import runner
-from attending.alone import TILE, causal
+from attending.flex import TILE, causal, flex_attention
 from attending.footprint import footprint
 from attending.inputs import LAYERS, some_layers
 from attending.timing import MIB, Side, alternate, begin_peak, memory, process_memory, slope, speedup
-from attending.whole import DEFAULT, FULL, _chosen
+from attending.whole import DEFAULT, FULL, ONLY, Models, _chosen, _fill_flex, _plans
 
 
 def test_sides_run_in_turn_after_a_warm_up() -> None:
@@ -69,24 +70,53 @@ def test_the_slope_of_a_power_is_its_exponent() -> None:
 
 
 @pytest.mark.parametrize(
-    ("only", "prefill", "decode"),
+    ("only", "prefill", "decode", "flex"),
     [
-        ("", DEFAULT["fp32"].prefill, (8, 32)),
-        ("prefill.", DEFAULT["fp32"].prefill, ()),
-        ("prefill.16k.fp32.speedup", {16: 1}, ()),
-        ("decode.8k", {}, (8,)),
-        ("prefill.slope", {8: 0, 16: 0, 32: 0, 64: 0}, ()),
-        ("prefill.8k.bf16", {}, ()),
+        ("", DEFAULT["fp32"].prefill, (8, 32), (4,)),
+        ("prefill.", {4: 1, 8: 1, 16: 1, 32: 1, 64: 0}, (), (4,)),
+        ("prefill.16k.fp32.speedup", {16: 1}, (), ()),
+        ("prefill.4k.fp32.speedup", {4: 1}, (), ()),
+        ("prefill.4k.fp32.flex", {4: 1}, (), (4,)),
+        ("prefill.64k", {64: 0}, (), ()),
+        ("decode.8k", {}, (8,), ()),
+        ("prefill.slope", {8: 0, 16: 0, 32: 0, 64: 0}, (), ()),
+        ("prefill.8k.bf16", {}, (), ()),
     ],
 )
-def test_what_is_asked_for(tmp_path: Path, only: str, prefill: dict[int, int], decode: tuple[int, ...]) -> None:
+def test_what_is_asked_for(
+    tmp_path: Path, only: str, prefill: dict[int, int], decode: tuple[int, ...], flex: tuple[int, ...]
+) -> None:
     options = runner.parse("a benchmark", ["--out", str(tmp_path / "out.json"), "--only", only])
-    chosen = _chosen(DEFAULT["fp32"], "fp32", options, "prefill.slope")
-    assert (chosen.prefill, chosen.decode) == (prefill, decode)
+    chosen = _chosen(_plans(options)["fp32"], "fp32", options, "prefill.slope")
+    assert (chosen.prefill, chosen.decode, chosen.flex) == (prefill, decode, flex)
 
 
-def test_a_full_run_pairs_every_length_in_both_dtypes() -> None:
-    assert all(set(plan.prefill) == {4, 8, 16, 32, 64} and min(plan.prefill.values()) > 0 for plan in FULL.values())
+def test_a_default_run_leaves_out_64k_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = runner.parse("a benchmark", ["--out", str(tmp_path / "out.json")])
+    assert 64 not in _plans(options)["fp32"].prefill and 64 in ONLY["fp32"].prefill
+    said = capsys.readouterr().err
+    assert "FlexAttention above 4k" in said and "64k" in said
+
+
+def test_a_full_run_has_all_sides_at_every_length_in_both_dtypes() -> None:
+    for plan in FULL.values():
+        assert set(plan.prefill) == set(plan.flex) == {4, 8, 16, 32, 64} and min(plan.prefill.values()) > 0
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
+def test_a_prefill_with_flex_attention_says_what_sdpa_says() -> None:
+    flex = flex_attention()
+    if flex is None:
+        pytest.skip("it does not compile here, which was said")
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 64, "hidden_size": 96, "intermediate_size": 64, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 16}
+    model = AutoModelForCausalLM.from_config(LlamaConfig(**sizes, **heads, initializer_range=0.3)).eval()
+    ids = torch.randint(0, 64, (1, 2 * TILE + 5))
+    with torch.no_grad():
+        dense = model(ids).logits[:, -1:]
+    torch.testing.assert_close(_fill_flex(Models(model, None, flex), ids).logits, dense, rtol=1e-4, atol=1e-4)
+    assert model.config._attn_implementation == "sdpa"
 
 
 @pytest.mark.parametrize("num_keys", [TILE, 3 * TILE, 3 * TILE + 5])

@@ -16,6 +16,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerF
 import port_quality
 import runner
 import tuili
+from porting import tradeoff
+from porting.peers import peer
 from porting.texts import SOURCE_FILES, is_python, long_strings, texts
 from tuili.attention.plan import Dense, LayerPlan, Sparse
 from tuili.attention.select import Budget
@@ -79,6 +81,19 @@ def test_only_the_ways_that_rows_need_are_run(run: Any, capsys: pytest.CaptureFi
     said = capsys.readouterr().err
     assert "source, 256 tokens: pooled keys" in said and "min-max" not in said and "320" not in said
     assert "peer.pooled_keys.source.256.ppl_increase" in found
+
+
+def test_other_budgets_are_read_where_they_are_asked_for(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    pooled = peer("pooled keys")
+    ways = {tradeoff.spelled("pooled keys", keys): tradeoff.scaled(pooled, keys) for keys in (80, 144)}
+    monkeypatch.setattr(tradeoff, "KEYS", (80, 144))
+    monkeypatch.setattr(tradeoff, "METHODS", {"pooled keys": pooled})
+    monkeypatch.setattr(tradeoff, "WAYS", ways)
+    found = run("--only", "tradeoff.source")
+    assert list(found) == [f"tradeoff.source.320.pooled_keys.keys_{keys}.ppl_increase" for keys in (80, 96, 144)]
+    shipped = run("--only", "peer.pooled_keys.source.320.ppl_increase")["peer.pooled_keys.source.320.ppl_increase"]
+    values = [row.value for row in found.values()]
+    assert len(set(values)) == 3 and values[1] == shipped.value
 
 
 def test_of_several_python_texts_the_first_has_the_rows_of_code(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 import tuili
-from porting import decoding
+from porting import decoding, tradeoff
 from porting.answering import answer
 from porting.decoding import Way, dense, ported, read, read_short
 from porting.peers import SELECTIONS, peer
@@ -134,6 +135,19 @@ def test_the_oracle_keeps_more_attention_than_others_and_pooled_keys_score_mean_
     mean_k = k.unflatten(2, (-1, BUDGET.block)).mean(3).transpose(1, 2).contiguous()
     ours = select_blocks(gate_q, mean_k, BUDGET, num_keys=LENGTH)
     assert torch.equal(ours, SELECTIONS["pooled keys"](q, k, at, BUDGET, 0.25))
+
+
+def test_scaled_budgets_are_shared_out_as_they_were(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    layers = {1: Sparse(budget=BUDGET), 2: Sparse(budget=replace(BUDGET, keep=18))}
+    whole = tuili.porting.hf.port
+    monkeypatch.setattr(tuili, "port", lambda model: whole(model, LayerPlan(default=Dense(), layers=layers)))
+    assert tradeoff.shipped_keys(model) == 12 * BUDGET.block
+    for method in tradeoff.METHODS.values():
+        for keys, wanted in ((96, [3, 9]), (384, [12, 36]), (16, [3, 3])):
+            with tradeoff.scaled(method, keys)(model) as running:
+                readers = [layer.self_attn.tuili for layer in running.model.layers[1:]]
+                assert [reader.entry.budget.keep for reader in readers] == wanted
+        assert not hasattr(model.model.layers[1].self_attn, "tuili")
 
 
 class Numbers:

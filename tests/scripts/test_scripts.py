@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+import pictures
 import size
 import tables
 
@@ -76,3 +77,19 @@ def test_long_functions_and_files_are_found(tmp_path: Path, monkeypatch: pytest.
     assert size.main() == 1
     path.write_text("x = 1\n" * 401)
     assert size.main() == 0
+
+
+def test_a_trade_off_has_a_panel_for_each_text_and_none_without_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(pictures, "IMAGES", tmp_path)
+    pictures.tradeoff({"quality.wiki.8k.ppl_increase": {"value": 0.01, "spread": 0.001}})
+    assert not list(tmp_path.iterdir())
+    widths = []
+    for texts in (["wiki"], ["wiki", "python"]):
+        rows = {
+            f"tradeoff.{text}.8k.{method}.keys_{keys}.ppl_increase": {"value": 10 / keys, "spread": 0.001}
+            for text in texts for method in pictures.METHODS for keys in (512, 1097)
+        }  # fmt: skip
+        rows["tradeoff.wiki.8k.tuili.keys_1097.ppl_increase"]["target"] = 0.012
+        pictures.tradeoff(rows)
+        widths.append(int.from_bytes((tmp_path / "tradeoff.png").read_bytes()[16:20]))
+    assert widths[1] > 1.5 * widths[0]
