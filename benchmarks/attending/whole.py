@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -46,8 +46,7 @@ class Models:
 
 
 SMOKE = {dtype: Plan({2: 1}, (2,), (2,)) for dtype in ("fp32", "bf16")}
-DEFAULT = {"fp32": Plan({4: 1, 8: 1, 16: 1, 32: 1}, (8, 32), (8,), (4,)), "bf16": Plan({8: 1}, (8,))}
-ONLY = {**DEFAULT, "fp32": replace(DEFAULT["fp32"], prefill={**DEFAULT["fp32"].prefill, 64: 0})}
+DEFAULT = {"fp32": Plan({4: 1, 8: 1, 16: 1, 32: 1, 64: 0}, (8, 32), (8,), (4,)), "bf16": Plan({8: 1}, (8,))}
 FULL_PREFILL = {4: 3, 8: 3, 16: 3, 32: 1, 64: 1}
 FULL = {dtype: Plan(FULL_PREFILL, (8, 32), (8, 16), tuple(FULL_PREFILL)) for dtype in ("fp32", "bf16")}
 
@@ -82,8 +81,8 @@ def _plans(options: Options) -> Mapping[str, Plan]:
     if options.smoke or options.full:
         return SMOKE if options.smoke else FULL
     say("  left out without --full: prefill beside FlexAttention above 4k and in bf16, bf16 at other lengths than 8k,")
-    say("  SDPA at 64k" + ("" if options.only else "; without --only prefill.: 64k"))
-    return ONLY if options.only else DEFAULT
+    say("  SDPA at 64k")
+    return DEFAULT
 
 
 def _chosen(plan: Plan, dtype: str, options: Options, slope_name: str) -> Plan:

@@ -16,7 +16,7 @@ from attending.flex import TILE, causal, flex_attention
 from attending.footprint import footprint
 from attending.inputs import LAYERS, some_layers
 from attending.timing import MIB, Side, alternate, begin_peak, memory, process_memory, slope, speedup
-from attending.whole import DEFAULT, FULL, ONLY, Models, _chosen, _fill_flex, _plans
+from attending.whole import DEFAULT, FULL, Models, _chosen, _fill_flex, _plans
 
 
 def test_sides_run_in_turn_after_a_warm_up() -> None:
@@ -91,9 +91,9 @@ def test_what_is_asked_for(
     assert (chosen.prefill, chosen.decode, chosen.flex) == (prefill, decode, flex)
 
 
-def test_a_default_run_leaves_out_64k_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_default_run_has_64k_of_tuili_alone_and_says_what_it_leaves_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = runner.parse("a benchmark", ["--out", str(tmp_path / "out.json")])
-    assert 64 not in _plans(options)["fp32"].prefill and 64 in ONLY["fp32"].prefill
+    assert _plans(options)["fp32"].prefill[64] == 0
     said = capsys.readouterr().err
     assert "FlexAttention above 4k" in said and "64k" in said
 
