@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from tuili.errors import InputError, LimitError, UsageError
 from tuili.model.hf import LanguageModel
@@ -141,21 +140,21 @@ class FactReader:
             ids += number
             spans.append((len(ids), len(ids) + len(fact)))
             ids += fact
-        cache = DynamicCache(config=self._decoder.config)
         with torch.inference_mode():
-            self._run(ids, cache)
+            cache = self._run(ids, None)
             found = [self._shares(asked, copy.deepcopy(cache)) for asked in questions]
         return [np.array([share_N[begin:end].sum() for begin, end in spans]) for share_N in found]
 
-    def _shares(self, asked: list[int], cache: DynamicCache) -> np.ndarray:
+    def _shares(self, asked: list[int], cache: Any) -> np.ndarray:
         """Return how much a question attends to each token, the facts' being in the cache: float64 [N]."""
         with self._overheard(len(asked)) as shares:
             self._run([*self._asking, *asked], cache)
         return torch.stack(shares).mean(0).double().cpu().numpy()
 
-    def _run(self, ids: list[int], cache: DynamicCache) -> None:
+    def _run(self, ids: list[int], cache: Any) -> Any:
+        """Read tokens after those in the cache, if there is one, and return the cache with them."""
         inputs = torch.tensor([ids], device=self._decoder.device)
-        self._decoder(input_ids=inputs, past_key_values=cache, use_cache=True)
+        return self._decoder(input_ids=inputs, past_key_values=cache, use_cache=True).past_key_values
 
     @contextmanager
     def _overheard(self, num_rows: int) -> Iterator[list[Tensor]]:
