@@ -17,12 +17,15 @@ if TYPE_CHECKING:
     from tuili.reasoner import Reasoner
 
 WITH_DECODER = ((DECODER,), ("prior", DECODER), ("prior", "bertscore", DECODER), (*PARTS, DECODER))
+SHORT = 16
+"""Candidates of the rows whose decoder reads a short list, as many as the encoder's."""
 
 
 def mixes(fitted: Mix) -> dict[str, Mix]:
     """Return every mix by name; parts that are left out weigh 0, the others keep their fitted weights.
 
-    The decoder, which the fitted mix leaves out, weighs as much as the encoder's attention.
+    The decoder, which the fitted mix leaves out, weighs as much as the encoder's attention, and reads the long list of
+    `MAX_READ` candidates; in the rows "decoder16" it reads a short one.
     """
     found = {}
     chosen = [kept for size in (1, 2, 3) for kept in combinations(PARTS, size)]
@@ -31,6 +34,8 @@ def mixes(fitted: Mix) -> dict[str, Mix]:
         left_out = dict.fromkeys({*PARTS, DECODER} - set(kept), 0.0)
         weights = {name: getattr(fitted, name) or fallback.get(name) or 1.0 for name in kept}
         found["+".join(kept)] = always(replace(fitted, **left_out, **weights))
+        if DECODER in kept:
+            found["+".join(kept) + str(SHORT)] = replace(found["+".join(kept)], max_read=SHORT)
     return found | {"shipped": fitted}
 
 

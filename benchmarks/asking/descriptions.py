@@ -54,9 +54,9 @@ class Remembering:
         """Return what the encoder returns."""
         return self._call("encode", (tuple(texts),), options)
 
-    def attended(self, question: str, facts: Sequence[str]) -> Any:
+    def attended(self, question: str, facts: Sequence[str], **options: Any) -> Any:
         """Return what the decoder returns."""
-        return self._call("attended", (question, tuple(facts)), {})
+        return self._call("attended", (question, tuple(facts)), options)
 
     def _call(self, method: str, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
         key = method, arguments, tuple(options.items())

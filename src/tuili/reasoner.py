@@ -47,7 +47,7 @@ class ReasonerConfig:
     a note; loading bases and models does not count. `neural`: whether the encoder may run. `learned`: whether what
     `tuili learn` left for the base is used: a walk answers where it is surer, rules infer where nothing is stated.
     `mix`: how much each part of an edge weight counts; the decoder runs where its part does, which the shipped mix
-    leaves out.
+    leaves out, and reads at most `mix.max_read` candidates of a description, with a note where there are more.
     """
 
     max_nodes: int = MAX_NODES

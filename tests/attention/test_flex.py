@@ -1,11 +1,15 @@
 """FlexAttention against the twin: block lists read as the library documents them, and once compiled for the CPU."""
 
 import shutil
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.exc import FailOnRecompileLimitHit
+from torch._dynamo.testing import CompileCounter
 from torch.nn.attention.flex_attention import BlockMask, create_mask
 
 from tuili.attention import flex, twin
@@ -86,6 +90,42 @@ class TestCompiled:
         with torch.no_grad():
             found = flex.attend(q, k, v, blocks, block=16, scale=0.2, start=start)
         agree(found, twin.attend(q, k, v, blocks, block=16, scale=0.2, start=start))
+
+
+class TestCompilations:
+    """What is compiled is counted behind the compiler's front, which decides that; no C++ is made."""
+
+    SIZES = ((64, 64), (64, 128), (64, 192), (17, 209), (300, 300), (16, 316), (16, 332), (40, 500), (20, 20))
+
+    @pytest.fixture
+    def counter(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[CompileCounter]:
+        torch._dynamo.reset()
+        counter = CompileCounter()
+        compile_with = partial(torch.compile, backend=counter)
+        monkeypatch.setattr(torch, "compile", compile_with)
+        flex._compiled.cache_clear()
+        yield counter
+        flex._compiled.cache_clear()
+        torch._dynamo.reset()
+
+    @pytest.mark.parametrize("start", [None, torch.tensor([0, 5])])
+    def test_other_lengths_and_offsets_are_not_compiled_anew(
+        self, counter: CompileCounter, start: Tensor | None
+    ) -> None:
+        counts = []
+        for num_queries, num_keys in self.SIZES:
+            q, k, v, blocks = inputs(num_queries, num_keys, 2, 3, torch.float32)
+            flex.attend(q, k, v, blocks, block=16, scale=0.2, start=start)
+            counts.append(counter.frame_count)
+        assert counts[0] == 1 and counts[3:] == [counts[3]] * 6 and counts[3] <= 3
+
+    def test_past_the_limit_it_raises_and_does_not_make_all_scores(
+        self, counter: CompileCounter, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(flex, "MAX_COMPILED", 1)
+        flex.attend(*inputs(20, 40, 2, 3, torch.float32), block=16, scale=0.2)
+        with pytest.raises(FailOnRecompileLimitHit):
+            flex.attend(*inputs(20, 40, 1, 3, torch.float32), block=16, scale=0.2)
 
 
 class TestCanAttend:

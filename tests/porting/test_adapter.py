@@ -42,7 +42,7 @@ def make(decoder, *, plan=FEW, names=(QUERIES, OUTPUT)):
         gates={index: gate(decoder, index) for index in (1, 2)},
         low_rank={name: low_rank(name) for name in names},
         plan=plan,
-        base_sha256=fingerprint(decoder),
+        base_sha256=fingerprint(decoder, names),
         info={"steps": 3, "loss": 0.25},
     )
 
@@ -60,7 +60,7 @@ def path(llama, tmp_path):
 
 def test_what_is_saved_is_loaded(llama, path):
     wanted, found = make(llama), load(path, llama)
-    assert found.plan == FEW and found.base_sha256 == fingerprint(llama) and found.info == wanted.info
+    assert found.plan == FEW and found.base_sha256 == wanted.base_sha256 and found.info == wanted.info
     assert sorted(found.gates) == [1, 2] and sorted(found.low_rank) == sorted(wanted.low_rank)
     for index, each in found.gates.items():
         assert each.shape == wanted.gates[index].shape
@@ -73,11 +73,17 @@ def test_what_is_saved_is_loaded(llama, path):
     assert [each.name for each in path.parent.iterdir()] == ["a.safetensors"]
 
 
-def test_the_fingerprint_is_that_of_the_base_ported_or_not(llama):
-    before = fingerprint(llama)
-    assert fingerprint(port(llama, adapter=make(llama))) == before
-    assert fingerprint(copy.deepcopy(unport(llama)).bfloat16()) == before
-    assert fingerprint(llama.model) == before
+@pytest.mark.parametrize("adapted", [(), (QUERIES, OUTPUT)])
+def test_the_fingerprint_is_that_of_the_base_ported_or_not(llama, adapted):
+    before = fingerprint(llama, adapted)
+    assert fingerprint(port(llama, adapter=make(llama)), adapted) == before
+    assert fingerprint(copy.deepcopy(unport(llama)).bfloat16(), adapted) == before
+    assert fingerprint(llama.model, adapted) == before
+
+
+def test_queries_and_keys_are_in_the_fingerprint_anyway(llama):
+    assert fingerprint(llama, [QUERIES, "lm_head", "no.such.v_proj"]) == fingerprint(llama)
+    assert len({fingerprint(llama, names) for names in ([], [OUTPUT], [OUTPUT.replace("o_proj", "v_proj")])}) == 3
 
 
 def test_another_models_adapter_is_refused(llama, path, make_decoder):
@@ -89,6 +95,38 @@ def test_another_models_adapter_is_refused(llama, path, make_decoder):
     with torch.no_grad():
         llama.model.layers[0].self_attn.k_proj.weight[0, 0] += 1
     with pytest.raises(ModelFileError, match="made for another model"):
+        load(path, llama)
+
+
+def change(decoder, name):
+    with torch.no_grad():
+        decoder.get_submodule(name).weight[0, 0] += 1
+
+
+@pytest.mark.parametrize("projection", ["q_proj", "k_proj", "v_proj", "o_proj"])
+def test_a_base_that_differs_where_weights_are_added_is_refused(llama, tmp_path, projection):
+    name = OUTPUT.replace("o_proj", projection)
+    rows, columns = llama.get_submodule(name).weight.shape
+    each = LowRank(a=torch.ones(2, columns), b=torch.ones(rows, 2))
+    whole = Adapter(gates={}, low_rank={name: each}, plan=FEW, base_sha256=fingerprint(llama, [name]))
+    save(tmp_path / "a", whole)
+    assert name in load(tmp_path / "a", llama).low_rank
+    change(llama, name)
+    with pytest.raises(ModelFileError, match="made for another model"):
+        port(llama, adapter=tmp_path / "a")
+    with pytest.raises(UsageError, match="made for another model"):
+        port(llama, adapter=whole)
+
+
+def test_gates_alone_ask_for_nothing_of_values_and_outputs(llama, tmp_path):
+    save(tmp_path / "a", make(llama, names=()))
+    change(llama, OUTPUT)
+    assert sorted(load(tmp_path / "a", llama).gates) == [1, 2]
+
+
+def test_low_rank_weights_of_an_earlier_version_say_why_they_are_refused(llama, path):
+    rewrite(path, {}, {"base_sha256": fingerprint(llama)})
+    with pytest.raises(ModelFileError, match=r"an earlier tuili wrote it; distil it anew"):
         load(path, llama)
 
 
@@ -158,7 +196,8 @@ def test_names_and_sizes_that_the_model_has_not_are_refused(llama, tmp_path):
         ({"gates": {1: Gate(shape)}}, "gate of layer 1 is for GateShape"),
         ({"gates": {3: gate(llama, 1)}}, "gate of layer 3 is for"),
     ]:
-        save(tmp_path / "a", Adapter(**{"gates": {}, "low_rank": {}, **vars(make(llama)), **changed}))
+        base = fingerprint(llama, changed.get("low_rank", {}))
+        save(tmp_path / "a", Adapter(**{**vars(make(llama, names=())), "base_sha256": base, **changed}))
         with pytest.raises(ModelFileError, match=message):
             load(tmp_path / "a", llama)
 

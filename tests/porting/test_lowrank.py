@@ -27,7 +27,7 @@ def random(decoder, names=NAMES, rank=4):
 
 
 def adapter(decoder, low_rank):
-    return Adapter(gates={}, low_rank=low_rank, plan=DENSE, base_sha256=fingerprint(decoder))
+    return Adapter(gates={}, low_rank=low_rank, plan=DENSE, base_sha256=fingerprint(decoder, low_rank))
 
 
 def by_hand(decoder, low_rank):
@@ -141,7 +141,7 @@ def test_saved_weights_are_those_of_the_base(make_decoder, tokens, tmp_path):
     decoder, ids = make_decoder("llama"), tokens(1, 50)
     plain, names = decoder(ids).logits, list(decoder.state_dict())
     gates = {2: Gate.training_free(6, 2, 16, 1)}
-    whole = Adapter(gates=gates, low_rank=random(decoder), plan=LayerPlan(), base_sha256=fingerprint(decoder))
+    whole = Adapter(gates=gates, low_rank=random(decoder), plan=LayerPlan(), base_sha256=fingerprint(decoder, NAMES))
     port(decoder, adapter=whole)
     assert list(decoder.state_dict()) == names
     decoder.load_state_dict(decoder.state_dict())

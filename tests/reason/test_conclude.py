@@ -4,6 +4,12 @@ import math
 import pytest
 
 from tuili.knowledge.records import Edge, Kind, Node, Relation
+from tuili.reason.candidates import candidates
+from tuili.reason.conclude import conclude
+from tuili.reason.search import Search
+from tuili.reason.weights import Mix, Weigher
+
+QUESTION = "Which setting of the mower is about the racket?"
 
 
 def names(answer):
@@ -84,6 +90,21 @@ def test_a_partial_search_is_noted(reasoner_over):
     for budget in (1, 5):
         part = reasoner_over(records, max_nodes=budget).ask("Which films star Ann Arbor?")
         assert any("budget" in note for note in part.notes) and len(part.entities) < 40
+
+
+def test_candidates_that_the_decoder_did_not_read_are_noted(garden, monkeypatch):
+    equal = {"bertscore": 0.5, "attention": 0.5}
+    monkeypatch.setattr("tuili.reason.neural.neural_parts", lambda encoder, text, facts: [equal] * len(facts))
+    monkeypatch.setattr("tuili.reason.decoder.decoder_part", lambda reader, text, facts: [0.5] * len(facts))
+    graph, linker = garden.base("small").graph, garden.base("small").linker
+    notes = []
+    for max_read in (2, 128):
+        weigher = Weigher(graph, object, Mix(decoder=0.5, max_read=max_read), object)
+        found = candidates(QUESTION, graph, linker, weigher, 1000)
+        Search(graph, found.tried[0].compiled.query, weigher.match).run()
+        notes.append([note for note in conclude(QUESTION, graph, found, weigher).notes if "decoder" in note])
+    words = "the decoder read the 2 candidates for “racket” that share most words, not the other "
+    assert notes[1] == [] and len(notes[0]) == 1 and notes[0][0].startswith(words)
 
 
 def test_facts_of_an_overlay_are_answered_and_forgotten(reasoner_over):

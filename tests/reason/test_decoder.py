@@ -9,7 +9,7 @@ from tokenizers.models import BPE
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from tuili.errors import InputError, LimitError, UsageError
-from tuili.reason.decoder import ASKING, HEADING, FactReader, attention_of_last, decoder_part
+from tuili.reason.decoder import ASKING, HEADING, LONG, NEUTRAL, FactReader, attention_of_last, decoder_part
 
 FACTS = ["noise: Loudness of the engine.", "depth: Height of the cut.", "", "speed: Turns of the wheels. <end>"]
 WINDOW = 4096
@@ -84,6 +84,31 @@ def test_more_facts_than_the_window_are_read_in_several_prompts(decoder, tokeniz
     begin, end = prompts[1]
     assert found[begin:end] == pytest.approx(narrow.attended("fact 7", facts[begin:end]), abs=1e-6)
     assert (found > 0).all()
+
+
+def test_a_calibrated_share_is_less_what_a_question_free_of_content_gets(decoder, tokenizer):
+    reader = FactReader(decoder, tokenizer, layers=(3,))
+    facts = [f"fact {place} of a long list" for place in range(120)]
+    asked, neutral = (reader.attended(text, facts) for text in ("how loud it is", NEUTRAL))
+    found = reader.attended("how loud it is", facts, calibrated=True)
+    assert found == pytest.approx(asked - neutral, abs=1e-7) and found.min() < 0 < found.max()
+
+
+def test_the_facts_are_read_once_for_both_questions(decoder, tokenizer):
+    reader, lengths = FactReader(decoder, tokenizer, layers=(0,)), []
+    reader._decoder.register_forward_pre_hook(
+        lambda module, args, kwargs: lengths.append(kwargs["input_ids"].shape[1]), with_kwargs=True
+    )
+    reader.attended("how loud it is", FACTS, calibrated=True)
+    assert len(lengths) == 3 and lengths[0] > 80 and max(lengths[1:]) < 60
+
+
+@pytest.mark.parametrize("num_facts", [LONG - 1, LONG])
+def test_only_long_lists_are_calibrated(decoder, tokenizer, num_facts):
+    reader = FactReader(decoder, tokenizer, layers=(2,))
+    facts = [f"fact {place}" for place in range(num_facts)]
+    shares = reader.attended("how loud it is", facts, calibrated=num_facts >= LONG).clip(0.0)
+    assert decoder_part(reader, "how loud it is", facts) == pytest.approx(shares / shares.max(), abs=1e-6)
 
 
 def test_layers_above_the_highest_one_are_not_run(decoder, tokenizer):

@@ -9,7 +9,7 @@ from tuili.knowledge.build import build
 from tuili.knowledge.graph import Entity, Graph
 from tuili.knowledge.records import Node
 from tuili.knowledge.store import Store
-from tuili.reason.weights import MAX_NEURAL, Mix, Weigher, entity_text
+from tuili.reason.weights import MAX_NEURAL, MAX_READ, Mix, Weigher, entity_text
 
 
 @pytest.fixture
@@ -153,3 +153,28 @@ class TestDecoder:
     def test_a_mix_that_counts_it_needs_it(self, graph):
         with pytest.raises(UsageError, match="no reader"):
             Weigher(graph, object, Mix(decoder=0.5))
+
+    def test_it_reads_a_long_list_at_once_and_what_it_prefers_reaches_the_encoder(self, tmp_path, read, parts_of):
+        nodes = [Node(str(n), "tool", f"saw {n}", "Loudness" if n == 100 else "cuts wood") for n in range(160)]
+        build(tmp_path / "saws.sqlite", nodes, origin="test")
+        graph = Graph(Store.open(tmp_path / "saws.sqlite"))
+        compared = parts_of(lambda text: {"bertscore": 0.5, "attention": 0.5})
+        loud = graph.by_key("100")
+        for mix, num_read in ((Mix(decoder=0.5), MAX_READ), (Mix(decoder=0.5, max_read=16), 16)):
+            weigher = Weigher(graph, object, mix, object)
+            weights = weigher.match("racket", graph.members("tool", 200))
+            assert len(read.pop()) == num_read and not read and weigher.num_cut == {"racket": 160 - num_read}
+            texts = compared.pop()
+            assert len(texts) == MAX_NEURAL and any("Loudness" in text for text in texts) == (num_read > 100)
+            assert (max(weights, key=weights.get) == loud) == (num_read > 100)
+
+    def test_it_must_read_something(self):
+        with pytest.raises(UsageError, match="max_read is 0, it must be 1 or more"):
+            Mix(max_read=0)
+
+
+def test_parts_that_are_not_there_count_as_nothing():
+    mix = Mix(prior=0.4, bertscore=0.4, attention=0.2, decoder=1.0)
+    assert mix.at_least({"prior": 1.0}) == pytest.approx(0.2) and mix.at_least({}) == 0.0
+    assert mix.at_least({"prior": 1.0, "decoder": 0.5}) == pytest.approx(0.45)
+    assert Mix(prior=0.0, bertscore=0.0, attention=0.0).at_least({"prior": 1.0}) == 0.0

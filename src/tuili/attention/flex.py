@@ -8,7 +8,8 @@ and the queries are copied once, filled up.
 
 Not run on a GPU so far: the constraints of the Triton template (torch 2.13) were read in its source, the semantics are
 tested on the CPU, where FlexAttention's C++ template reads the same block lists. There the package's own kernel is the
-faster one. FlexAttention without `torch.compile` ignores the lists, so it is never called that way.
+faster one. FlexAttention without `torch.compile` ignores the lists and makes all scores, so it is never called that
+way: what can't be compiled raises.
 
 Source: Dong et al. 2024, "Flex Attention"; one token's heads as a tile: Yuan et al. 2025, "Native Sparse Attention",
 section 3.4.
@@ -27,6 +28,7 @@ from torch.nn.attention.flex_attention import BlockMask, flex_attention
 MIN_ROWS = 16  # of a tile: what a tensor core multiplies at least
 MIN_WIDTH = 16  # of a head, in the Triton template
 MIN_QUERIES = 16  # for fewer the twin gathers as fast, and nothing has to be compiled
+MAX_COMPILED = 64  # about three for each kind of heads, width, dtype, block and padding, whatever the lengths
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -49,7 +51,8 @@ def attend(
 ) -> Tensor:
     """Return attention over the picked blocks [B, H, T, d]; a token without a key gets zeros. No gradient.
 
-    Arguments as `twin.attend`, already checked. The first calls compile; later lengths reuse that.
+    Arguments as `twin.attend`, already checked. The first calls compile: for the sizes as they are, then for any number
+    of keys, then for any number of tokens too; the number of earlier tokens is no constant in the last two.
     """
     heads, num_queries, groups, num_keys = *q.shape[1:3], *k.shape[1:3]
     if not q.numel() or not blocks.shape[-1]:
@@ -104,7 +107,8 @@ def token_mask(
 
 @cache
 def _compiled() -> Callable[..., Any]:
-    return torch.compile(flex_attention)
+    limits: dict[str, Any] = {"recompile_limit": MAX_COMPILED, "isolate_recompiles": True}  # torch's types lack them
+    return torch.compile(flex_attention, fullgraph=True, **limits)
 
 
 def _power_of_two(n: int) -> int:

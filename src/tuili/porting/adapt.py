@@ -175,9 +175,8 @@ class Adapting:
             for name, each in self._factors.items()
         }
         facts = {"adapt": {**asdict(self.config), "steps": self.index}, **(info or {})}
-        return Adapter(
-            gates=self.gates, low_rank=low_rank, plan=self.plan, base_sha256=fingerprint(self.model), info=facts
-        )
+        base = fingerprint(self.model, low_rank)
+        return Adapter(gates=self.gates, low_rank=low_rank, plan=self.plan, base_sha256=base, info=facts)
 
     # -- one text ------------------------------------------------------------------------------
 
@@ -368,7 +367,7 @@ class Adapting:
             "format": FORMAT,
             "config": json.dumps(asdict(self.config)),
             "plan": json.dumps(self.plan.to_dict()),
-            "model": fingerprint(self.model),
+            "model": fingerprint(self.model, self._factors),
             "gates": self._given,
         }
 

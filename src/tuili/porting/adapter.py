@@ -1,7 +1,8 @@
 """Adapters: what was learned for one model (gates, low-rank weights), with the layer plan it was learned under.
 
-A file names its base by a fingerprint of that model's attention projections, so that nothing is ever put into another
-model. The fingerprint is the same for float32 and bfloat16 weights, ported or not. Tensors are stored in float16.
+A file names its base by a fingerprint of that model's query and key projections and of all others that it adds low-rank
+weights to, so that nothing is ever put into another model. The fingerprint is the same for float32 and bfloat16
+weights, ported or not. Tensors are stored in float16.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -25,7 +26,7 @@ from tuili.attention.gate import Gate, GateShape
 from tuili.attention.plan import LayerPlan
 from tuili.errors import InputError, ModelFileError, UsageError
 from tuili.files import TensorEntry, atomic_path, read_safetensors_header
-from tuili.porting.lowrank import LowRank, projection
+from tuili.porting.lowrank import PROJECTIONS, LowRank, find, projection
 
 FORMAT = "tuili-adapter-1"
 DTYPES = ("F32", "F16", "BF16")
@@ -41,7 +42,7 @@ class Adapter:
         gates: by layer; a sparse layer without one scores training-free.
         low_rank: weights added to projections, by module name such as "model.layers.5.self_attn.q_proj".
         plan: how the layers read their context.
-        base_sha256: `fingerprint` of the model.
+        base_sha256: `fingerprint` of the model, with the names in `low_rank`.
         info: facts about the training, as JSON can hold them.
 
     Raises:
@@ -65,15 +66,21 @@ class Adapter:
         return ", ".join(text.format(count) for text, count in parts.items() if count)
 
 
-def fingerprint(model: PreTrainedModel) -> str:
-    """Return the sha256 of a model's query and key projections in bfloat16, layer by layer."""
+def fingerprint(model: PreTrainedModel, adapted: Iterable[str] = ()) -> str:
+    """Return the sha256 of a model's query, key and adapted projections in bfloat16, layer by layer.
+
+    Args:
+        model: a decoder, or its body.
+        adapted: names of the projections with low-rank weights; one that the model does not have changes nothing.
+    """
     digest = hashlib.sha256()
+    others = {id(find(model, name)) for name in adapted if name.endswith(PROJECTIONS)}
     projections = [
-        (name, module)
+        module
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and name.endswith((".q_proj", ".k_proj"))
+        if isinstance(module, nn.Linear) and (name.endswith((".q_proj", ".k_proj")) or id(module) in others)
     ]
-    for _, module in projections:
+    for module in projections:
         weight = module.weight.detach().to(device="cpu", dtype=torch.bfloat16).contiguous()
         digest.update(str(tuple(weight.shape)).encode())
         digest.update(weight.view(torch.int16).numpy().tobytes())
@@ -85,9 +92,7 @@ def shipped(model: PreTrainedModel) -> Path | None:
 
     Reads headers only, and hashes the model only if the sizes in one of them are the model's.
     """
-    may_fit = {path: made_for for path in sorted(SHIPPED.glob("*.safetensors")) if (made_for := _base(path, model))}
-    sha256 = fingerprint(model) if may_fit else ""
-    return next((path for path, made_for in may_fit.items() if made_for == sha256), None)
+    return next((path for path in sorted(SHIPPED.glob("*.safetensors")) if _is_for(path, model)), None)
 
 
 def save(path: str | PathLike[str], adapter: Adapter) -> None:
@@ -132,11 +137,8 @@ def load(path: Path, model: PreTrainedModel) -> Adapter:
             f"{path} is no adapter: its format is {metadata.get('format')!r}, not {FORMAT!r}; name a file that "
             "`tuili distill` of this version wrote"
         )
-    found, wanted = metadata.get("base_sha256"), fingerprint(model)
-    if found != wanted:
-        raise ModelFileError(
-            f"{path} was made for another model (fingerprint {found}, yours has {wanted}); distil one for this model"
-        )
+    if wrong := _another_base(metadata.get("base_sha256"), model, _adapted(tensors)):
+        raise ModelFileError(f"{path} {wrong}")
     try:
         adapter = _parse(metadata, entries, tensors)
         check(adapter, model)
@@ -151,11 +153,8 @@ def check(adapter: Adapter, model: PreTrainedModel) -> None:
     Raises:
         UsageError: with what does not fit.
     """
-    if adapter.base_sha256 != (found := fingerprint(model)):
-        raise UsageError(
-            f"the adapter was made for another model (fingerprint {adapter.base_sha256}, yours has {found}); "
-            "distil one for this model"
-        )
+    if wrong := _another_base(adapter.base_sha256, model, adapter.low_rank):
+        raise UsageError(f"the adapter {wrong}")
     for layer, gate in adapter.gates.items():
         if layer >= model.config.num_hidden_layers or not _has_sizes_of(asdict(gate.shape), model):
             raise UsageError(f"the gate of layer {layer} is for {gate.shape}, the model has other layers or heads")
@@ -163,15 +162,32 @@ def check(adapter: Adapter, model: PreTrainedModel) -> None:
         projection(model, name, each)
 
 
-def _base(path: Path, model: PreTrainedModel) -> str | None:
-    """Return the fingerprint a file names, or None if its gates are for another number of heads."""
+def _another_base(base_sha256: str | None, model: PreTrainedModel, adapted: Iterable[str]) -> str:
+    """Return what tells that a model is not the one an adapter was made for; nothing if it is."""
+    if base_sha256 == (found := fingerprint(model, adapted)):
+        return ""
+    if base_sha256 == fingerprint(model):
+        return (
+            "does not tell whether its low-rank weights are for this model, an earlier tuili wrote it; distil it anew"
+        )
+    return f"was made for another model (fingerprint {base_sha256}, yours has {found}); distil one for this model"
+
+
+def _adapted(names: Iterable[str]) -> set[str]:
+    """Return the names of the projections with low-rank weights, from those of a file's tensors."""
+    return {name.removeprefix("low_rank.").rpartition(".")[0] for name in names if name.startswith("low_rank.")}
+
+
+def _is_for(path: Path, model: PreTrainedModel) -> bool:
+    """Tell whether a file was made for a model, from its header: first by the number of heads, then by fingerprint."""
     try:
         with safe_open(path, "pt") as opened:
-            metadata = opened.metadata() or {}
+            metadata, names = opened.metadata() or {}, list(opened.keys())
         shapes = _object(metadata["shapes"])
     except (OSError, KeyError, ValueError, SafetensorError) as error:
         raise ModelFileError(f"{path}, which comes with tuili, can't be read ({error}); install tuili again") from error
-    return metadata.get("base_sha256") if all(_has_sizes_of(each, model) for each in shapes.values()) else None
+    may_fit = all(_has_sizes_of(each, model) for each in shapes.values())
+    return may_fit and metadata.get("base_sha256") == fingerprint(model, _adapted(names))
 
 
 def _has_sizes_of(shape: Mapping[str, Any], model: PreTrainedModel) -> bool:

@@ -126,7 +126,7 @@ def take_out(model: PreTrainedModel) -> None:
 
 def factors(model: PreTrainedModel, name: str) -> Factors:
     """Return the low-rank weights that are in a projection."""
-    return getattr(_find(model, name), CHILD)
+    return getattr(find(model, name), CHILD)
 
 
 def projection(model: PreTrainedModel, name: str, weights: LowRank) -> nn.Linear:
@@ -140,7 +140,7 @@ def projection(model: PreTrainedModel, name: str, weights: LowRank) -> nn.Linear
     Raises:
         UsageError: there is no such projection, it is no plain `nn.Linear`, or its weight has another shape.
     """
-    module = _find(model, name)
+    module = find(model, name)
     if name.rpartition(".")[2] not in PROJECTIONS or not isinstance(module, nn.Linear):
         raise UsageError(f"low-rank weights are for {name!r}, the model has no such {', '.join(PROJECTIONS)}")
     if type(module) is not nn.Linear or "forward" in vars(module):
@@ -154,7 +154,8 @@ def projection(model: PreTrainedModel, name: str, weights: LowRank) -> nn.Linear
     return module
 
 
-def _find(model: PreTrainedModel, name: str) -> nn.Module | None:
+def find(model: PreTrainedModel, name: str) -> nn.Module | None:
+    """Return a module of a decoder or of its body by its name in either."""
     modules, prefix = dict(model.named_modules()), f"{model.base_model_prefix}."
     return modules.get(name) or modules.get(name.removeprefix(prefix)) or modules.get(prefix + name)
 

@@ -43,7 +43,7 @@ def conclude(question: str, graph: Graph, found: Candidates, weigher: Weigher) -
         "pruned": tuple(outcome.pruned[:MAX_PRUNED]),
         "features": evidence,
         "confidence": probability("search", evidence),
-        "notes": _notes(found, outcome),
+        "notes": _notes(found, outcome, weigher),
     }
     reason = _lost_noun(found.tokens, query) or _objection(graph, best, shared["confidence"])
     if reason:
@@ -69,10 +69,16 @@ def conclude(question: str, graph: Graph, found: Candidates, weigher: Weigher) -
     )
 
 
-def _notes(found: Candidates, outcome: Outcome) -> tuple[str, ...]:
-    """Tell what was guessed, and what cut the search short."""
+def _notes(found: Candidates, outcome: Outcome, weigher: Weigher) -> tuple[str, ...]:
+    """Tell what was guessed, what the decoder did not read, and what cut the search short."""
     unknown = guessed_kinds(found)
     notes = [f"the base does not know “{word}”; what the fact leads to is taken for it" for word in unknown]
+    described = [var.text for var in found.tried[0].compiled.query.variables if var.text in weigher.num_cut]
+    notes += [
+        f"the decoder read the {weigher.mix.max_read} candidates for “{text}” that share most words, not the other "
+        f"{weigher.num_cut[text]}"
+        for text in dict.fromkeys(described)
+    ]
     if found.is_late:
         notes.append("the time limit ended the search; this is the best so far and may be incomplete")
     elif outcome.is_partial:

@@ -4,12 +4,13 @@ The decoder is ported (`tuili.port`), so a long list is read sparsely. The weigh
 that the question's tokens give to the fact's tokens, computed for those rows alone: O(N) each, no map of N x N.
 Which layer tells best was measured on the development questions, see docs/log.md; layers above it are not run.
 
-Source: Chen, Gutiérrez, Su 2024, "Attention in Large Language Models Yields Efficient Zero-Shot Re-Rankers", without
-its calibration by a question free of content, which gained little here on long lists and cost on short ones.
+Source: Chen, Gutiérrez, Su 2024, "Attention in Large Language Models Yields Efficient Zero-Shot Re-Rankers", with its
+calibration by a question free of content on long lists alone: on short ones it cost more than it gained.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
 LAYERS = (17,)
 HEADING = "Here is a list of facts.\n"
 ASKING = "\n\nQuestion: which fact is about"
+NEUTRAL = "N/A"
+LONG = 17
+"""Facts from which on a list is calibrated."""
+
 Span = tuple[int, int]
 
 
@@ -82,11 +87,17 @@ class FactReader:
         loaded = LanguageModel.load(name, device=device, on_progress=on_progress)
         return cls(loaded.model, loaded.tokenizer)
 
-    def attended(self, question: str, facts: Sequence[str]) -> np.ndarray:
+    def attended(self, question: str, facts: Sequence[str], *, calibrated: bool = False) -> np.ndarray:
         """Return the share of the question's attention that falls on each fact, averaged over heads: float64 [C].
 
         More facts than the window holds are read in several prompts of like length; within each the shares sum to
         less than 1, the rest goes to the heading and the question.
+
+        Args:
+            question: what the fact is about.
+            facts: the list.
+            calibrated: whether the share that a question free of content gives to the fact is taken off, which leaves
+                less of what the fact's place in the list brings; a share may then be below 0.
 
         Raises:
             InputError: the question is blank.
@@ -95,10 +106,12 @@ class FactReader:
         asked = self._ids(f" {' '.join(question.split())}") if question.strip() else []
         if not asked:
             raise InputError("the question is blank; give what the fact is about")
+        neutral = self._ids(f" {NEUTRAL}")
         shares = np.zeros(len(facts))
         lengths = [len(number) + len(fact) for number, fact in self._lines(facts)]
-        for begin, end in self._prompts(lengths, len(asked)):
-            shares[begin:end] = self._read(asked, facts[begin:end])
+        for begin, end in self._prompts(lengths, max(len(asked), len(neutral)) if calibrated else len(asked)):
+            found = self._read([asked, neutral] if calibrated else [asked], facts[begin:end])
+            shares[begin:end] = found[0] - found[1] if calibrated else found[0]
         return shares
 
     def _prompts(self, lengths: Sequence[int], num_asked: int) -> Iterator[Span]:
@@ -120,18 +133,28 @@ class FactReader:
         if lengths:
             yield begin, len(lengths)
 
-    def _read(self, asked: list[int], facts: Sequence[str]) -> np.ndarray:
-        """Return the share of each fact of one prompt."""
+    def _read(self, questions: Sequence[list[int]], facts: Sequence[str]) -> list[np.ndarray]:
+        """Return what each question gives to each fact of one prompt; the facts are read once."""
         ids, spans = list(self._heading), []
         for number, fact in self._lines(facts):
             ids += number
             spans.append((len(ids), len(ids) + len(fact)))
             ids += fact
-        ids += self._asking + asked
-        with torch.inference_mode(), self._overheard(len(asked)) as shares:
-            self._decoder(input_ids=torch.tensor([ids], device=self._decoder.device), use_cache=False)
-        share_N = torch.stack(shares).mean(0).double().cpu().numpy()
-        return np.array([share_N[begin:end].sum() for begin, end in spans])
+        with torch.inference_mode():
+            cache = self._run(ids, None)
+            found = [self._shares(asked, copy.deepcopy(cache)) for asked in questions]
+        return [np.array([share_N[begin:end].sum() for begin, end in spans]) for share_N in found]
+
+    def _shares(self, asked: list[int], cache: Any) -> np.ndarray:
+        """Return how much a question attends to each token, the facts' being in the cache: float64 [N]."""
+        with self._overheard(len(asked)) as shares:
+            self._run([*self._asking, *asked], cache)
+        return torch.stack(shares).mean(0).double().cpu().numpy()
+
+    def _run(self, ids: list[int], cache: Any) -> Any:
+        """Read tokens after those in the cache, if there is one, and return the cache with them."""
+        inputs = torch.tensor([ids], device=self._decoder.device)
+        return self._decoder(input_ids=inputs, past_key_values=cache, use_cache=True).past_key_values
 
     @contextmanager
     def _overheard(self, num_rows: int) -> Iterator[list[Tensor]]:
@@ -175,6 +198,9 @@ def attention_of_last(q: Tensor, k: Tensor, scale: float) -> Tensor:
 
 
 def decoder_part(reader: FactReader, text: str, candidates: Sequence[str]) -> list[float]:
-    """Return each candidate's share of a description's attention, relative to the best one's: 0 to 1."""
-    shares = reader.attended(text, candidates)
+    """Return each candidate's share of a description's attention, relative to the best one's: 0 to 1.
+
+    A long list is calibrated; what then gets no more than from a question free of content has 0.
+    """
+    shares = reader.attended(text, candidates, calibrated=len(candidates) >= LONG).clip(min=0.0)
     return [float(share) for share in shares / (shares.max(initial=0.0) or 1.0)]

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 PARTS = ("prior", "bertscore", "attention")
 DECODER = "decoder"
 MAX_NEURAL = 16
+"""Candidates of a description that the encoder weighs: the best by words and, where it reads, by the decoder."""
+MAX_READ = 128
+"""Candidates that the decoder reads, the best by words, in one list: up to a few thousand tokens, seconds on a CPU."""
 MAX_WORDS = 40
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|[._]")
 
@@ -38,14 +41,15 @@ _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|[._]")
 class Mix:
     """How much each part counts; `Mix.fitted()` is what is shipped.
 
-    The decoder runs only if its part counts. Words alone decide where the best candidate's `prior` reaches `decisive`
-    and leads by `margin`.
+    The decoder runs only if its part counts, and reads `max_read` candidates at most. Words alone decide where the best
+    candidate's `prior` reaches `decisive` and leads by `margin`.
     """
 
     prior: float = 0.4
     bertscore: float = 0.4
     attention: float = 0.2
     decoder: float = 0.0
+    max_read: int = MAX_READ
     decisive: float = 0.75
     margin: float = 0.3
 
@@ -55,6 +59,16 @@ class Mix:
         """Return the mix that `recipes/fit_weights.py` fitted on the development questions."""
         text = files("tuili.reason").joinpath("data/weights.json").read_text(encoding="utf-8")
         return cls(**json.loads(text)["mix"])
+
+    def __post_init__(self) -> None:
+        if self.max_read < 1:
+            raise UsageError(f"max_read is {self.max_read}, it must be 1 or more; the default is {MAX_READ}")
+
+    def at_least(self, parts: Mapping[str, float]) -> float:
+        """Return the weighted mean of all parts that count; one that is not there is 0."""
+        weights = {name: getattr(self, name) for name in (*PARTS, DECODER)}
+        total = sum(weights.values())
+        return sum(weight * parts.get(name, 0.0) for name, weight in weights.items()) / total if total else 0.0
 
     def weight(self, parts: Mapping[str, float]) -> float:
         """Return the weighted mean of the parts that are there."""
@@ -68,7 +82,8 @@ class Weigher:
 
     `reader`, the decoder, is loaded where the encoder is if the mix counts its part.
 
-    `parts` holds the parts of each weight by description and candidate, `ranked` the weights by description.
+    `parts` holds the parts of each weight by description and candidate, `ranked` the weights by description, `num_cut`
+    how many of its candidates the decoder did not read because there were more than the mix lets it.
 
     Raises:
         UsageError: the mix counts the decoder's part, and there is an encoder but no reader.
@@ -89,6 +104,7 @@ class Weigher:
             raise UsageError(f"the mix gives the decoder {self.mix.decoder}, but there is no reader; give one")
         self.parts: dict[tuple[str, int], dict[str, float]] = {}
         self.ranked: dict[str, dict[int, float]] = {}
+        self.num_cut: dict[str, int] = {}
         self.used_neural = False
 
     def lexical(self, text: str, ids: Sequence[int]) -> Mapping[int, float]:
@@ -99,16 +115,20 @@ class Weigher:
         """Weigh by all parts; the encoder runs only where words alone don't decide."""
         priors = self._priors(text, ids)
         ranked = sorted(priors, key=lambda number: -priors[number])
+        compared = ranked[:MAX_NEURAL]
         if self.encoder is not None and len(ranked) > 0 and not self._is_decisive(priors, ranked):
-            self._add_neural(text, ranked[:MAX_NEURAL])
-            self._add_decoder(text, ranked[:MAX_NEURAL])
+            self._add_decoder(text, ranked)
+            compared = sorted(ranked, key=lambda number: -self._without_encoder(text, number))[:MAX_NEURAL]
+            self._add_neural(text, compared)
         self.ranked[text] = {
-            number: self.mix.weight(self.parts[text, number])
-            if number in ranked[:MAX_NEURAL]
-            else self.mix.prior * priors[number]
+            number: (self.mix.weight if number in compared else self.mix.at_least)(self.parts[text, number])
             for number in ranked
         }
         return self.ranked[text]
+
+    def _without_encoder(self, text: str, number: int) -> float:
+        parts = self.parts[text, number]
+        return self.mix.at_least({name: parts[name] for name in ("prior", DECODER) if name in parts})
 
     def _is_decisive(self, priors: Mapping[int, float], ranked: Sequence[int]) -> bool:
         second = priors[ranked[1]] if len(ranked) > 1 else 0.0
@@ -140,8 +160,14 @@ class Weigher:
             self.parts[text, number].update(finite)
         self.used_neural = True
 
-    def _add_decoder(self, text: str, ids: Sequence[int]) -> None:
-        if self.reader is None or all(DECODER in self.parts[text, number] for number in ids):
+    def _add_decoder(self, text: str, ranked: Sequence[int]) -> None:
+        """Have the decoder read the best candidates by words, at most `max_read`; how many it leaves out is noted."""
+        ids = ranked[: self.mix.max_read]
+        if self.reader is None:
+            return
+        if len(ranked) > len(ids):
+            self.num_cut[text] = len(ranked) - len(ids)
+        if all(DECODER in self.parts[text, number] for number in ids):
             return
         from tuili.reason.decoder import decoder_part
 
