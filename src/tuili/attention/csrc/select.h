@@ -322,6 +322,42 @@ inline int64_t pick_best(const int32_t* keys, int64_t num, int64_t wanted, int32
   return found;
 }
 
+#if defined(TUILI_AVX512)
+// 16 numbers of a row of `width`, 0 past its end.
+INLINE vf sixteen_floats(const void* row, int64_t begin, bool is_bf16, int64_t width) {
+  const __mmask16 there = static_cast<__mmask16>(first_bytes(width - begin));
+  if (!is_bf16) return (vf)_mm512_maskz_loadu_ps(there, static_cast<const float*>(row) + begin);
+  const __m256i half = _mm256_maskz_loadu_epi16(there, static_cast<const uint16_t*>(row) + begin);
+  return (vf)_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16);
+}
+
+// Round a gate query of `width` numbers to int8, four to a cell, into cells `step` apart, and set `sum` to what they add
+// up to. Returns the factor, 0 for a query that is not finite or too small.
+INLINE float round_query(const void* row, bool is_bf16, int64_t width, int64_t cells, int64_t step, float* to,
+                         int32_t* sum) {
+  vf most = {};
+  bool is_finite = true;
+  for (int64_t i = 0; i < width; i += W) {
+    const vf x = sixteen_floats(row, i, is_bf16, width), size = max(x, -x);
+    is_finite &= _mm512_cmp_ps_mask((__m512)size, _mm512_set1_ps(__FLT_MAX__), _CMP_LE_OQ) == 0xffff;
+    most = max(size, most);
+  }
+  const float top = largest(most), steps = is_finite && top > 0 ? 127.0f / top : 0.0f;
+  const bool is_zero = !(steps > 0 && steps <= __FLT_MAX__);
+  __m512i all = _mm512_setzero_si512();
+  for (int64_t i = 0; i < cells; i += 4) {
+    const vf x = is_zero ? vf{} : sixteen_floats(row, 4 * i, is_bf16, width) * steps;
+    const __m512i rounded = _mm512_cvtps_epi32((__m512)x);
+    all = _mm512_add_epi32(all, rounded);
+    alignas(16) float fours[4];
+    _mm_store_si128(reinterpret_cast<__m128i*>(fours), _mm512_cvtepi32_epi8(rounded));
+    for (int j = 0; j < 4; ++j) to[(i + j) * step] = fours[j];
+  }
+  *sum = _mm512_reduce_add_epi32(all);
+  return is_zero ? 0.0f : top / 127.0f;
+}
+#endif
+
 template <class Cell>
 struct Selection {
   const DsaProblem& p;
@@ -379,35 +415,33 @@ struct Selection {
 
   // A gate query in int8 into cells `chunk` apart; what is not finite becomes 0.
   void load_int8(int64_t begin, int64_t chunk, float* to) const {
-#if defined(TUILI_AVX2)
+    const char* row = static_cast<const char*>(p.gate_q) + begin * (p.gate_is_bf16 ? 2 : 4);
+    float &below = to[z.gate_cells * chunk], &factor = to[(z.gate_cells + 1) * chunk];
+#if defined(TUILI_AVX512)
+    if constexpr (Cell::PER_CELL == 4) {
+      int32_t sum;
+      factor = round_query(row, p.gate_is_bf16, p.gate_dim, z.gate_cells, chunk, to, &sum);
+      below = cell(static_cast<uint32_t>(-128 * sum));
+      return;
+    }
+#elif defined(TUILI_AVX2)
     if constexpr (Cell::PER_CELL == 2) {
-      const char* row = static_cast<const char*>(p.gate_q) + begin * (p.gate_is_bf16 ? 2 : 4);
-      const float factor = round_query(row, p.gate_is_bf16, p.gate_dim, z.gate_cells, chunk, to);
-      to[(z.gate_cells + 1) * chunk] = factor;
+      factor = round_query(row, p.gate_is_bf16, p.gate_dim, z.gate_cells, chunk, to);
       return;
     }
 #endif
     float most = 0.0f;
     bool is_finite = true;
     for (int64_t i = 0; i < p.gate_dim; ++i) {
-      const float size = __builtin_fabsf(read(p.gate_q, begin + i, p.gate_is_bf16));
+      const float size = __builtin_fabsf(read(row, i, p.gate_is_bf16));
       is_finite &= size <= __FLT_MAX__;
       most = size > most ? size : most;
     }
     const float steps = is_finite && most > 0 ? 127.0f / most : 0.0f;
-    const float factor = steps <= __FLT_MAX__ ? steps : 0.0f;  // too small a query is 0 as well
-    int32_t sum = 0;
-    for (int64_t i = 0; i < z.gate_cells * Cell::PER_CELL; ++i) {
-      const float x = i < p.gate_dim && factor > 0 ? read(p.gate_q, begin + i, p.gate_is_bf16) * factor : 0.0f;
-      const int32_t rounded = static_cast<int32_t>(__builtin_rintf(x));
-      sum += rounded;
-      if constexpr (Cell::PER_CELL == 4)
-        reinterpret_cast<int8_t*>(to + i / 4 * chunk)[i % 4] = static_cast<int8_t>(rounded);
-      else
-        to[i * chunk] = static_cast<float>(rounded);
-    }
-    if constexpr (Cell::PER_CELL == 4) to[z.gate_cells * chunk] = cell(static_cast<uint32_t>(-128 * sum));
-    to[(z.gate_cells + 1) * chunk] = factor > 0 ? most / 127.0f : 0.0f;
+    const bool is_zero = !(steps > 0 && steps <= __FLT_MAX__);  // too small a query is 0 as well
+    for (int64_t i = 0; i < z.gate_cells; ++i)
+      to[i * chunk] = i < p.gate_dim && !is_zero ? __builtin_rintf(read(row, i, p.gate_is_bf16) * steps) : 0.0f;
+    factor = is_zero ? 0.0f : most / 127.0f;
   }
 
   // Rows of a chunk lie side by side.
@@ -590,8 +624,10 @@ struct Selection {
     if (position >= tuili::first_key(p, place.row)) {
       for (int64_t block = first - p.sink; block < first && block <= here; ++block)
         to[size++] = static_cast<int32_t>(block);
-      for (int64_t i = 0; i < found; ++i)
-        to[size++] = open(t)[s.places[i] / STRIP] * static_cast<int32_t>(STRIP) + s.places[i] % STRIP;
+      for (int64_t i = 0; i < found; ++i) {
+        const uint32_t at = static_cast<uint32_t>(s.places[i]);
+        to[size++] = open(t)[at / STRIP] * STRIP + static_cast<int32_t>(at % STRIP);
+      }
       for (int64_t block = tuili::most(first, here - p.local + 1); block <= here; ++block)
         to[size++] = static_cast<int32_t>(block);
     }
