@@ -104,7 +104,7 @@ def options(data: Path | None, test: Path | None = None) -> Options:
 def test_smoke(data: Path) -> None:
     found = {result.name: result for result in reasoning_formulas.measure(options(data))}
     assert found["formulas.chain.success"].value == 1.0
-    assert found["formulas.chain.gold_chain.policy"].value == 1.0
+    assert found["formulas.chain.gold_chain.policy"].value == found["formulas.chain.gold_chain.chosen"].value == 1.0
     assert found["formulas.chain.success_enumeration"].n == found["formulas.chain.success"].n > 0
     assert 0 <= found["formulas.text.accuracy"].value <= 1
     assert found["formulas.chain.policy_gain.1"].spread is not None
