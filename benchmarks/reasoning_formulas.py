@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from reasoning.formulas_answer import text_results
 from reasoning.formulas_chain import chain_results
-from reasoning.formulas_policy import train_policy
+from reasoning.formulas_policy import train_chooser, train_policy
 from reasoning.formulas_setup import set_up
 from runner import Options, Result, run, say
 
@@ -27,7 +27,9 @@ def measure(options: Options) -> Iterator[Result]:
     for note in setup.notes:
         say(note)
     if options.wants("formulas.chain"):
-        yield from chain_results("formulas.chain", setup, train_policy(setup, SEED, smoke=options.smoke))
+        policy = train_policy(setup, SEED, smoke=options.smoke)
+        chooser = train_chooser(setup, policy, SEED, smoke=options.smoke)
+        yield from chain_results("formulas.chain", setup, policy, chooser)
     if options.wants("formulas.text"):
         yield from text_results("formulas.text", setup)
 

@@ -1,18 +1,21 @@
-"""Chains from given arguments: success within a budget of expansions, for three ways of searching."""
+"""Chains from given arguments: success within a budget of expansions, for four ways of searching."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
 from reasoning.formulas_data import Item, is_close
+from reasoning.formulas_policy import MOST_CHAINS
 from reasoning.formulas_setup import Setup, problem_of
 from runner import Result, paired, share, watched
 from tuili.reason.policy import Policy
 from tuili.reason.verify import solve
-from tuili.reason.worlds.budgeted import Outcome, best_first, enumerate_chains
+from tuili.reason.worlds.budgeted import Outcome, all_found, best_first, enumerate_chains
+from tuili.reason.worlds.choosing import Chooser, candidates
 from tuili.reason.worlds.expansions import Expander
 
 BUDGETS = (1, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000)
@@ -22,29 +25,55 @@ NUM_PERTURBED = 3
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """A question tried: expansions until the search answered, whether value and chain are right."""
+    """A question tried: each answer with the expansions until then, whether the last one's chain is the gold one.
 
-    num_expanded: int
-    is_right: bool
+    `answers`: expansions and whether the value is right; a later answer replaces the earlier ones.
+    """
+
+    answers: tuple[tuple[int, bool], ...]
     is_gold_chain: bool
 
+    @property
+    def is_right(self) -> bool:
+        """Whether the last answer is right."""
+        return self.answers[-1][1]
+
+    @property
+    def num_expanded(self) -> int:
+        """How many expansions it took until the last answer."""
+        return self.answers[-1][0]
+
     def within(self, budget: int) -> float:
-        """Return 1 if it was solved within a budget, else 0."""
-        return float(self.is_right and self.num_expanded <= budget)
+        """Return 1 if the answer that a budget reaches is right, else 0."""
+        reached = [is_right for num_expanded, is_right in self.answers if num_expanded <= budget]
+        return float(bool(reached) and reached[-1])
 
 
 Attempts = Mapping[str, Attempt]
+Way: TypeAlias = Callable[[Expander], Sequence[Outcome]]
+"""A way of searching: its answers in order, at least one; it may change its mind."""
 
 
-def attempts(setup: Setup, items: Sequence[Item], way: Callable[[Expander], Outcome], stage: str) -> dict[str, Attempt]:
+def chosen(expander: Expander, most: int, policy: Policy, chooser: Chooser) -> list[Outcome]:
+    """Return the chooser's answers while the policy finds one chain after the other."""
+    found = candidates(expander, all_found(expander, most, MOST_CHAINS, policy))
+    answers: list[Outcome] = []
+    for at, latest in enumerate(found, 1):
+        best = chooser.best(found[:at])
+        if best is not None and (not answers or best.state != answers[-1].derivation):
+            answers.append(Outcome(best.value, best.state, latest.num_expanded))
+    return answers or [Outcome(None, None, most, "exhausted")]
+
+
+def attempts(setup: Setup, items: Sequence[Item], way: Way, stage: str) -> dict[str, Attempt]:
     """Try every question one way, each with the largest budget; what a smaller one solves is read off."""
     found = {}
     for item in watched(items, stage):
         expander = setup.expander(problem_of(item))
-        outcome = way(expander)
-        is_right = is_close(outcome.value, item.arguments[item.asked].value)
-        is_gold = is_right and _is_gold_chain(item, expander, outcome)
-        found[item.id] = Attempt(outcome.num_expanded, is_right, is_gold)
+        outcomes, gold = way(expander), item.arguments[item.asked].value
+        answers = tuple((outcome.num_expanded, is_close(outcome.value, gold)) for outcome in outcomes)
+        is_gold = answers[-1][1] and _is_gold_chain(item, expander, outcomes[-1])
+        found[item.id] = Attempt(answers, is_gold)
     return found
 
 
@@ -88,17 +117,18 @@ def two_thirds_budget(tried: Attempts) -> int:
     return min(BUDGETS, key=lambda budget: (round(abs(reached[budget] - TWO_THIRDS), 6), budget))
 
 
-def chain_results(prefix: str, setup: Setup, policy: Policy) -> Iterator[Result]:
+def chain_results(prefix: str, setup: Setup, policy: Policy, chooser: Chooser) -> Iterator[Result]:
     """Yield success at the budget fixed on the development part, the curves and the policy's own gain."""
     most = BUDGETS[-1]
     developed = attempts(
-        setup, setup.measured, lambda expander: enumerate_chains(expander, most), "enumeration, development"
+        setup, setup.measured, lambda expander: [enumerate_chains(expander, most)], "enumeration, development"
     )
     budget = two_thirds_budget(developed)
-    ways: dict[str, Callable[[Expander], Outcome]] = {
-        "enumeration": lambda expander: enumerate_chains(expander, most),
-        "best_first": lambda expander: best_first(expander, budget),
-        "policy": lambda expander: best_first(expander, budget, policy),
+    ways: dict[str, Way] = {
+        "enumeration": lambda expander: [enumerate_chains(expander, most)],
+        "best_first": lambda expander: [best_first(expander, budget)],
+        "policy": lambda expander: [best_first(expander, budget, policy)],
+        "chosen": lambda expander: chosen(expander, budget, policy, chooser),
     }
     tried = {name: attempts(setup, setup.scored, way, name) for name, way in ways.items()}
     yield Result(f"{prefix}.budget", budget, "expansions", None, len(developed))
@@ -113,7 +143,7 @@ def chain_results(prefix: str, setup: Setup, policy: Policy) -> Iterator[Result]
 
 def _at(prefix: str, tried: Mapping[str, Attempts], budget: int) -> Iterator[Result]:
     shares = {name: share("", list(success(each, budget).values())) for name, each in tried.items()}
-    named = {"enumeration": "success_enumeration", "best_first": "success_best_first", "policy": "success"}
+    named = {name: f"success_{name}" for name in ("enumeration", "best_first", "policy")} | {"chosen": "success"}
     peer = {"name": "enumeration", "value": shares["enumeration"].value}
     for name, suffix in named.items():
         found = shares[name]
@@ -124,7 +154,7 @@ def _at(prefix: str, tried: Mapping[str, Attempts], budget: int) -> Iterator[Res
             found.spread,
             found.n,
             peer if name != "enumeration" else None,
-            0.89 if name == "policy" else None,
+            0.89 if name == "chosen" else None,
         )
     for name, each in tried.items():
         yield share(f"{prefix}.gold_chain.{name}", [float(attempt.is_gold_chain) for attempt in each.values()])

@@ -18,6 +18,7 @@ from tuili.errors import InputError
 from tuili.reason.worlds.dimensions import Dimension, read_dimension
 
 OVERLAP = 0.4
+ROUNDED = 0.006
 UNREAD: tuple[float, Dimension] = (float("nan"), (("unread", 1.0),))
 _SHINGLE = 6
 _CHINESE_UNITS = {"焦": "J", "千克": "kg", "牛": "N", "米": "m", "秒": "s", "瓦": "W"}

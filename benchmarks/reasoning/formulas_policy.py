@@ -1,14 +1,19 @@
-"""Trains the policy that expands formulas, on worked items asked forwards and backwards."""
+"""Trains the policy that expands formulas and the chooser among chains, on worked items asked either way."""
 
 from __future__ import annotations
 
 import math
 from functools import partial
 
-from reasoning.formulas_data import Item
+import numpy as np
+
+from reasoning.formulas_data import Item, is_close
 from reasoning.formulas_gold import Gold, learn
 from reasoning.formulas_setup import Setup, problem_of
+from runner import say, watched
 from tuili.reason.policy import Policy
+from tuili.reason.worlds.budgeted import all_found
+from tuili.reason.worlds.choosing import Chooser, candidates
 from tuili.reason.worlds.expanding import Exercise, Expanding
 from tuili.reason.worlds.expansions import Expander
 from tuili.reason.worlds.namesakes import Namesakes
@@ -16,6 +21,8 @@ from tuili.reason.worlds.usage import Usage
 
 NUM_UPDATES, NUM_WALKS = 60, 256
 LEAST_STEPS = 2
+NUM_CHOICES, NUM_CHOICES_SMOKE = 1_200, 20
+MOST_EXPANDED, MOST_CHAINS = 300, 20
 
 
 def exercises(setup: Setup) -> list[Exercise]:
@@ -45,9 +52,22 @@ def _expander(setup: Setup, names: Namesakes, usage: Usage, item: Item, asked: i
     return Expander(setup.laws, names, usage, problem_of(item, asked))
 
 
+def train_chooser(setup: Setup, policy: Policy, seed: int, *, smoke: bool) -> Chooser:
+    """Learn which of the chains that the policy finds for a worked item is the right one."""
+    practice = exercises(setup)
+    drawn = np.random.default_rng(seed).permutation(len(practice))[: NUM_CHOICES_SMOKE if smoke else NUM_CHOICES]
+    examples = []
+    for place in watched(drawn.tolist(), "chains to choose from"):
+        expander = practice[place].expander()
+        found = candidates(expander, all_found(expander, MOST_EXPANDED, MOST_CHAINS, policy))
+        if found:
+            facts = np.array([each.facts for each in found])
+            examples.append((facts, [is_close(each.value, practice[place].gold) for each in found]))
+    return Chooser.learn(examples)
+
+
 def train_policy(setup: Setup, seed: int, *, smoke: bool) -> Policy:
     """Train from the heuristic on."""
-    from runner import say
     from tuili.reason.ppo import PPOConfig, Update, train
 
     def report(update: Update) -> None:

@@ -12,11 +12,12 @@ import numpy as np
 
 from reasoning.formulas_data import Item, families, names_and_dimensions, read_items
 from reasoning.formulas_gold import Gold, learn
-from reasoning.formulas_train import read_worked
+from reasoning.formulas_train import read_worked, values_needed
 from tuili.reason.worlds.expansions import Expander
 from tuili.reason.worlds.fillings import Known, Problem
 from tuili.reason.worlds.laws import Laws, read_laws
 from tuili.reason.worlds.namesakes import NameDimensions, Namesakes
+from tuili.reason.worlds.relevance import Company
 from tuili.reason.worlds.usage import Usage
 
 SEED = 0
@@ -35,6 +36,7 @@ class Setup:
     names: Namesakes
     usage: Usage
     gold: Gold
+    company: Company
     records: tuple[dict[str, Any], ...]
     worked: tuple[Item, ...]
     development: tuple[Item, ...]
@@ -77,6 +79,7 @@ def set_up(folder: Path, test: Path | None, *, smoke: bool = False) -> Setup:
         names,
         usage,
         gold,
+        Company(values_needed(worked)),
         tuple(records),
         tuple(worked),
         tuple(development),

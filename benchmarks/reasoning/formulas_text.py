@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
-from reasoning.formulas_data import Item, is_close
+from reasoning.formulas_data import ROUNDED, Item, is_close
 from reasoning.formulas_gold import learn, translations
 from reasoning.formulas_setup import Setup
 from tuili.reason.worlds.dimensions import Dimension
@@ -18,7 +19,6 @@ from tuili.reason.worlds.relevance import GapDimensions, Relevance
 from tuili.reason.worlds.usage import Usage
 
 NUM_DIMENSIONS = 5
-ROUNDED = 0.006
 
 
 @dataclass(frozen=True)
@@ -59,11 +59,9 @@ def learn_to_read(setup: Setup, items: Sequence[Item]) -> Reader:
     askings = [read_question(item.english) for item in items]
     for item, asking in zip(items, askings, strict=True):
         _learn_words(setup, item, asking, names)
-    needed = [
-        [bool(matches(item, asking, place)) for place in range(len(asking.givens))]
-        for item, asking in zip(items, askings, strict=True)
-    ]
-    relevance = Relevance(list(zip(askings, needed, strict=True)))
+    relevance = Relevance(
+        [(asking, needed(item, asking)) for item, asking in zip(items, askings, strict=True)], setup.company
+    )
     return Reader(setup, names, usage, relevance, _gap_dimensions(setup, items, askings, english))
 
 
@@ -75,6 +73,23 @@ def matches(item: Item, asking: Asking, place: int) -> list[int]:
         for at in item.known
         if item.arguments[at].dimension == given.dimension and is_close(given.value, item.arguments[at].value, ROUNDED)
     ]
+
+
+def needed(item: Item, asking: Asking) -> list[bool]:
+    """Tell which values of the text are needed: those of the gold chain, and what differs by one of it.
+
+    The gold chain may take a rise of 50 °C as given where the text has "from 25 °C to 75 °C".
+    """
+    given = [matches(item, asking, place) for place in range(len(asking.givens))]
+    found = [bool(each) for each in given]
+    missed = [item.arguments[at] for at in set(item.known) - {at for each in given for at in each}]
+    for (one, first), (other, second) in combinations(enumerate(asking.givens), 2):
+        difference = abs(first.value - second.value)
+        if first.dimension == second.dimension and any(
+            each.dimension == first.dimension and is_close(difference, each.value, ROUNDED) for each in missed
+        ):
+            found[one] = found[other] = True
+    return found
 
 
 def _learn_words(setup: Setup, item: Item, asking: Asking, names: Namesakes) -> None:

@@ -7,11 +7,28 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from reasoning.formulas_data import Argument, Equation, Item, overlaps, read_quantity, shingles, stem_of
+from reasoning.formulas_data import (
+    ROUNDED,
+    Argument,
+    Equation,
+    Item,
+    is_close,
+    overlaps,
+    read_quantity,
+    shingles,
+    stem_of,
+)
+from tuili.errors import InputError, LimitError
 from tuili.knowledge.units import read_unit
-from tuili.reason.worlds.dimensions import Dimension
+from tuili.knowledge.values import find_values
+from tuili.reason.worlds.dimensions import MONEY, Dimension, in_base_units
+from tuili.reason.worlds.givens import plain
+from tuili.reason.worlds.relevance import Kind
+
+_CHINESE = re.compile(r"[\u3000-\u303f\u3400-\u9fff\uff00-\uffef]+")
 
 _OPERATOR = re.compile(r"[×*/+\-−÷()]|\^2")
+_MINUS = re.compile(r"(?<=[^\W\d_]|[℃°²³])(?<!\de)-(?=\d)", re.IGNORECASE)
 _NUMBER = re.compile(
     r"\d+(?:\.\d+)?(?:e[-+]?\d+)?(?:\s*×\s*10\s*(?:\^?\s*[{(]?\s*[-−]?\d+\s*[})]?|[⁰¹²³⁴⁵⁶⁷⁸⁹]+))?", re.IGNORECASE
 )
@@ -29,6 +46,42 @@ def read_worked(path: Path, held_out: Sequence[Item]) -> tuple[list[Item], int, 
     items = [worked(str(index), questions[index], records[index]["program"]) for index in kept]
     readable = [item for item in items if item is not None]
     return readable, len(records) - len(kept), len(items) - len(readable)
+
+
+def values_needed(items: Sequence[Item]) -> list[tuple[list[Kind], Dimension, list[bool]]]:
+    """Return for each item the kinds of the values in its text, the dimension of the result, what is needed."""
+    found = []
+    for item in items:
+        values = _values(item.chinese)
+        needed = [
+            any(
+                item.arguments[place].dimension == dimension and is_close(value, item.arguments[place].value, ROUNDED)
+                for place in item.known
+            )
+            for value, (dimension, _is_bare) in values
+        ]
+        if any(needed):
+            result = item.arguments[item.asked].dimension
+            found.append(([kind for _value, kind in values], result, needed))
+    return found
+
+
+def _values(text: str) -> list[tuple[float, Kind]]:
+    """Return the values of a Chinese text, whose own characters part them as words do; none if one is out of range."""
+    found = []
+    try:
+        values = find_values(plain(_CHINESE.sub(" of ", text)))
+    except LimitError:
+        return []
+    for each in values:
+        try:
+            value, dimension = (
+                (each.value.magnitude, MONEY) if each.is_money else in_base_units(each.value.magnitude, each.unit)
+            )
+            found.append((value, (dimension, each.is_bare)))
+        except InputError:
+            continue
+    return found
 
 
 def worked(name: str, question: str, program: str) -> Item | None:
@@ -55,7 +108,7 @@ def worked(name: str, question: str, program: str) -> Item | None:
 
 def _step(left: str, formula: str, numbers: str, result: str) -> tuple[str, dict[str, tuple[float, Dimension]]] | None:
     """Return one step's equation and its quantities by name, None if it can't be read."""
-    left, formula, numbers = left.strip(), _plain(formula), _plain(numbers)
+    left, formula, numbers = left.strip(), _plain(formula), _MINUS.sub(" - ", _plain(numbers))
     symbols = {left: "v0"}
     quantities = {left: _quantity(_plain(result).strip())}
     position = 0

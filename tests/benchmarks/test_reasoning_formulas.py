@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from reasoning import formulas_data, formulas_train
 from reasoning.formulas_chain import Attempt, two_thirds_budget
 from reasoning.formulas_data import families, read_items, read_number, read_quantity
 from reasoning.formulas_setup import split
+from reasoning.formulas_text import needed
 from runner import Options
+from tuili.reason.worlds.givens import read_question
 
 NAMES = {
     "Q": ("水吸收的热量", "heat absorbed by water", "J"),
@@ -101,7 +104,7 @@ def options(data: Path | None, test: Path | None = None) -> Options:
 def test_smoke(data: Path) -> None:
     found = {result.name: result for result in reasoning_formulas.measure(options(data))}
     assert found["formulas.chain.success"].value == 1.0
-    assert found["formulas.chain.gold_chain.policy"].value == 1.0
+    assert found["formulas.chain.gold_chain.policy"].value == found["formulas.chain.gold_chain.chosen"].value == 1.0
     assert found["formulas.chain.success_enumeration"].n == found["formulas.chain.success"].n > 0
     assert 0 <= found["formulas.text.accuracy"].value <= 1
     assert found["formulas.chain.policy_gain.1"].spread is not None
@@ -193,7 +196,44 @@ def test_a_squared_quantity_keeps_its_unit() -> None:
     assert item.equations[0].expr == "v0 = v1 **2/ v2"
 
 
+def test_a_difference_of_one_digit_is_no_exponent_of_the_unit() -> None:
+    item = formulas_train.worked("1", "?", "温度变化=末温-初温=45 ℃-5 ℃=40 ℃。所以最终答案是40 ℃。")
+    assert item is not None
+    assert [argument.value for argument in item.arguments] == pytest.approx([40.0, 45.0, 5.0])
+    power = formulas_train.worked("1", "?", "体积=质量/密度=2 kg/(1×10^-3 kg/m^3)=2000 m^3。所以最终答案是2000 m^3。")
+    assert power is not None
+    assert power.arguments[2].value == pytest.approx(1e-3)
+
+
+def test_values_of_a_chinese_text_that_are_needed() -> None:
+    text = "水的质量是2kg，功率为100W，求吸收的热量"
+    item = formulas_train.worked("1", text, "热量=质量×热值=2 kg×3 J/kg=6 J。所以最终答案是6 J。")
+    assert item is not None
+    ((kinds, result, is_needed),) = formulas_train.values_needed([item])
+    assert is_needed == [True, False]
+    assert kinds[0] == ((("kilogram", 1.0),), False)
+    assert result == item.arguments[0].dimension
+    endless = formulas_train.worked("1", "质量是2*10^9999kg", "热量=质量×热值=2 kg×3 J/kg=6 J。所以最终答案是6 J。")
+    assert endless is not None
+    assert formulas_train.values_needed([endless]) == []
+
+
+def test_a_difference_in_the_text_is_needed_where_the_chain_takes_it_as_given(data: Path) -> None:
+    item = read_items(data / "formulas" / "hof_test.json")[0]
+    rise = replace(item, equations=item.equations[2:])
+    asking = read_question(item.english)
+    texts = [given.text for given, each in zip(asking.givens, needed(rise, asking), strict=True) if each]
+    assert {"10 °C", "60 °C"} <= set(texts)
+    assert "220 V" not in texts
+
+
+def test_a_later_answer_replaces_an_earlier_one() -> None:
+    attempt = Attempt(((3, True), (7, False), (20, True)), True)
+    assert [attempt.within(budget) for budget in (2, 3, 7, 19, 20, 50)] == [0.0, 1.0, 0.0, 0.0, 1.0, 1.0]
+    assert (attempt.is_right, attempt.num_expanded) == (True, 20)
+
+
 def test_the_budget_is_where_enumeration_is_nearest_to_two_thirds() -> None:
-    tried = {str(at): Attempt(10 ** (at % 3), at < 9, False) for at in range(12)}
+    tried = {str(at): Attempt(((10 ** (at % 3), at < 9),), False) for at in range(12)}
     assert two_thirds_budget(tried) == 100
     assert formulas_data.is_close(None, 1.0) is False

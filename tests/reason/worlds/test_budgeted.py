@@ -116,3 +116,14 @@ def test_unusual_values_wait() -> None:
     assert usage.surprise((0, 0), 1e9) > 5.0
     assert usage.surprise((0, 0), -1.0) > 5.0
     assert usage.surprise((1, 0), 1e9) == 0.0
+    assert usage.surprise((1, 0), 0.0) > 5.0
+
+
+def test_a_usage_knows_chains_in_parts() -> None:
+    usage = Usage()
+    chain = [((0, 1), None), ((1, 0), (0, 2))]
+    usage.add_pattern(chain)
+    usage.add((1, 0), (0, 2))
+    assert usage.laws_weight([1, 0]) > 0 == usage.laws_weight([0])
+    assert usage.num_new_links(chain) == 0
+    assert usage.num_new_links([((0, 1), None), ((1, 0), (0, 1))]) == 1

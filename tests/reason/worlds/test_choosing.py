@@ -32,6 +32,10 @@ def test_facts_of_candidates() -> None:
     right = next(each for each in found if each.value == pytest.approx(6e7))
     assert right.facts[FACTS.index("num_steps")] == 1.0
     assert right.facts[FACTS.index("uses_surest")] == 1.0
+    assert right.facts[FACTS.index("repeated")] == right.facts[FACTS.index("num_not_positive")] == 0.0
+    counts = [each.num_expanded for each in found]
+    assert counts == sorted(counts)
+    assert counts[0] > 0
 
 
 def candidate(value: float, **facts: float) -> Candidate:

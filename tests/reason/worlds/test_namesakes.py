@@ -6,7 +6,7 @@ import pytest
 from tiny_formulas import laws
 
 from tuili.reason.worlds.dimensions import read_dimension
-from tuili.reason.worlds.namesakes import NameDimensions, Namesakes, all_pieces, kinship, pieces
+from tuili.reason.worlds.namesakes import NameDimensions, Namesakes, all_pieces, indices, kinship, pieces
 
 JOULE, KILOGRAM = (read_dimension(unit)[1] for unit in ("J", "kg"))  # type: ignore[index]
 
@@ -17,6 +17,11 @@ def test_pieces_of_several_scripts() -> None:
     assert {"水", "质量"} <= set(pieces("水的质量"))
     assert pieces("…") == ()
     assert all_pieces(["mass", "mass of water"]) == ("mass", "water")
+
+
+def test_numbers_tell_things_of_one_sort_apart() -> None:
+    assert indices(["Resistance R_2", "the bulb L1"]) == ("2", "1")
+    assert indices(["power over 12 hours", "R_10", "a 2 kg stone"]) == ()
 
 
 def test_a_name_fits_the_variable_that_bore_it() -> None:

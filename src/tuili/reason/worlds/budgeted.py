@@ -152,10 +152,10 @@ def best_first(expander: Expander, most: int, policy: Policy = PRIOR, time_limit
     return search.ended(search.budget.ended or "exhausted")
 
 
-def all_found(expander: Expander, most: int, wanted: int = 100) -> list[Entry]:
-    """Return up to `wanted` complete derivations that a budget finds under the heuristic, the likeliest first."""
+def all_found(expander: Expander, most: int, wanted: int = 100, policy: Policy = PRIOR) -> list[Entry]:
+    """Return up to `wanted` complete derivations that a budget finds, the likeliest under the policy first."""
     search = Search(expander, Budget(most))
-    queue = Queue(expander, PRIOR)
+    queue = Queue(expander, policy)
     queue.add(expander.start(), 0.0)
     found: list[Entry] = []
     while queue.entries and len(found) < wanted and not search.budget.ended:
@@ -165,7 +165,7 @@ def all_found(expander: Expander, most: int, wanted: int = 100) -> list[Entry]:
         if following.goals:
             queue.add(following, entry.cost)
         elif values := expander.values(following):
-            found.append(replace(entry, state=following, value=values[0]))
+            found.append(replace(entry, state=following, value=values[0], num_expanded=search.budget.spent))
     return found
 
 
@@ -173,7 +173,8 @@ def all_found(expander: Expander, most: int, wanted: int = 100) -> list[Entry]:
 class Entry:
     """What waits in a queue: the next best expansion of a state, or a complete derivation with its value.
 
-    `rows`: the expansions, the likeliest first; `costs`: of the paths through them.
+    `rows`: the expansions, the likeliest first; `costs`: of the paths through them; `num_expanded`: how many
+    expansions had been applied when a complete derivation was found.
     """
 
     state: Derivation
@@ -182,6 +183,7 @@ class Entry:
     costs: Floats
     at: int = 0
     value: float | None = None
+    num_expanded: int = 0
 
 
 class Queue:

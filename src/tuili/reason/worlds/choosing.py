@@ -33,8 +33,13 @@ FACTS = (
     "num_well_named",
     "kinship",
     "context",
+    "worst_context",
     "pattern",
     "is_seen",
+    "laws",
+    "new_links",
+    "repeated",
+    "num_not_positive",
     "digits",
     "is_given",
     "rank",
@@ -66,11 +71,12 @@ def _digits(value: float) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A complete derivation with its value and facts (F,)."""
+    """A complete derivation with its value, facts (F,) and how many expansions it took to find it."""
 
     state: Derivation
     value: float
     facts: Floats
+    num_expanded: int = 0
 
 
 def candidates(expander: Expander, entries: Sequence[Entry]) -> list[Candidate]:
@@ -79,7 +85,7 @@ def candidates(expander: Expander, entries: Sequence[Entry]) -> list[Candidate]:
     for rank, entry in enumerate(entries):
         if entry.value is not None:
             facts = np.array(_facts(expander, entry, rank), np.float32)
-            found.append(Candidate(entry.state, entry.value, facts))
+            found.append(Candidate(entry.state, entry.value, facts, entry.num_expanded))
     return found
 
 
@@ -96,7 +102,10 @@ def _facts(expander: Expander, entry: Entry, rank: int) -> list[float]:
     surprise = sum(
         expander.usage.surprise((each.law, each.solved), value) for each, value in zip(state.steps, values, strict=True)
     )
-    weight = expander.usage.pattern_weight(expander.chain(state))
+    chain = expander.chain(state)
+    weight = expander.usage.pattern_weight(chain)
+    laws = [step.law for step in state.steps]
+    contexts = [wordings.context((each.law, each.solved)) for each in state.steps]
     surest = max(range(len(relevance)), key=relevance.__getitem__, default=-1)
     return [
         entry.cost / 10,
@@ -115,9 +124,14 @@ def _facts(expander: Expander, entry: Entry, rank: int) -> list[float]:
         float(sum(score < _MISNAMED for score in scores)),
         float(sum(score > _WELL_NAMED for score in scores)),
         _kinship(expander, state),
-        sum(wordings.context((each.law, each.solved)) for each in state.steps),
+        sum(contexts),
+        min(contexts),
         weight,
         float(weight > 0),
+        expander.usage.laws_weight(laws),
+        float(expander.usage.num_new_links(chain)),
+        float(len(laws) - len(set(laws))),
+        float(sum(value <= 0 for value in values)),
         float(num_digits(entry.value or 0.0)),
         float(any(abs(known.value - (entry.value or 0.0)) < 1e-6 * abs(known.value) for known in problem.known)),
         float(np.log1p(rank)),

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from tuili.reason.policy import Floats, Ints
 from tuili.reason.worlds.dimensions import Dimension
 from tuili.reason.worlds.laws import Law, Laws
-from tuili.reason.worlds.namesakes import Namesakes, all_pieces, kinship
+from tuili.reason.worlds.namesakes import Namesakes, all_pieces, indices, kinship
 from tuili.reason.worlds.usage import Place, Usage
 
 OPEN, SOLVED, ABSENT = -2, -1, -3
@@ -71,7 +71,10 @@ class Wordings:
     @cached_property
     def kinship(self) -> Floats:
         """How much the names of known values share (0 to 1), (K + 1, K + 1); the last is the asked quantity."""
-        named = [*self.pieces, self.asked]
+        of_known = [
+            (*pieces, *indices(each.names)) for pieces, each in zip(self.pieces, self.problem.known, strict=True)
+        ]
+        named = [*of_known, (*self.asked, *indices(self.problem.asked))]
         counts = Counter(piece for pieces in named for piece in pieces)
         rarity = {piece: 1.0 / count for piece, count in counts.items()}
         return np.array([[kinship(one, other, rarity) for other in named] for one in named], np.float32)

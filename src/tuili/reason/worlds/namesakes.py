@@ -19,6 +19,7 @@ from tuili.reason.worlds.dimensions import Dimension
 from tuili.reason.worlds.laws import Laws
 
 _RUN = re.compile(r"[\u3400-\u9fff]+|[^\W\d_]+")
+_INDEX = re.compile(r"(?<=[^\W\d_])_?(\d)(?!\d)")
 _STRENGTH = 0.5
 _BOUND = 3.0
 
@@ -76,6 +77,11 @@ class Namesakes:
             ratio = math.log((counts[piece] + _STRENGTH) / (expected + _STRENGTH))
             ratios.append(max(-_BOUND, min(_BOUND, ratio)))
         return sum(ratios) / len(ratios) if ratios else 0.0
+
+
+def indices(names: Iterable[str]) -> tuple[str, ...]:
+    """Return the numbers that tell things of one sort apart, such as the 2 of "R_2"; each once."""
+    return tuple(dict.fromkeys(number for name in names for number in _INDEX.findall(name)))
 
 
 def kinship(first: tuple[str, ...], second: tuple[str, ...], rarity: Mapping[str, float]) -> float:

@@ -1,6 +1,7 @@
 """Which values of a question are needed, and what dimension a gap has: learnt from questions with gold chains.
 
-Logistic regression on what the place of a value tells; softmax regression on the words around a gap.
+Logistic regression on what the place of a value tells; softmax regression on the words around a gap. Which
+values belong together is learnt from their dimensions alone, so that worked problems in any language teach it.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import TypeAlias
 
 import numpy as np
 
@@ -17,7 +19,7 @@ from tuili.reason.worlds.dimensions import Dimension
 from tuili.reason.worlds.givens import Asking, Given
 from tuili.reason.worlds.namesakes import all_pieces
 
-_RIDGE = 1.0
+_RIDGE = 2.0
 _STEPS = 25
 _SOFT_RIDGE = 0.5
 _SOFT_STEPS = 300
@@ -25,25 +27,108 @@ _POWER_STEPS = 20
 _ARTICLES = frozenset("the a an its their this that".split())
 _HEAD_LINKS = frozenset("of by is was from released absorbed generated for in across between when".split())
 _MOST = 6.0
+_LEAST_TOGETHER = 5
+
+
+Kind: TypeAlias = tuple[Dimension, bool]
+"""The dimension of a value, and whether it is a bare number such as the 9 of "9 units"."""
+
+
+class _Marks:
+    """Numbers the marks that are seen often enough."""
+
+    def __init__(self, rows: Sequence[Sequence[str]], least: int) -> None:
+        counts = Counter(mark for row in rows for mark in row)
+        self.places = {mark: at for at, mark in enumerate(mark for mark, count in counts.items() if count >= least)}
+
+    @property
+    def num_rows(self) -> int:
+        """How many rows weights need: one for each mark, for what all have, and for what is nothing."""
+        return len(self.places) + 2
+
+    def padded(self, rows: Sequence[Sequence[str]]) -> Ints:
+        """Return the places of each row's known marks, then of what all have, then of what is nothing, (N, L)."""
+        bias, nothing = len(self.places), len(self.places) + 1
+        found = [[*(self.places[mark] for mark in row if mark in self.places), bias] for row in rows]
+        padded = np.full((len(rows), max(map(len, found), default=1)), nothing, np.int64)
+        for at, row in enumerate(found):
+            padded[at, : len(row)] = row
+        return padded
+
+
+class Company:
+    """Log-odds that a value is needed, by its kind, those of the values beside it and the result's dimension."""
+
+    def __init__(self, examples: Sequence[tuple[Sequence[Kind], Dimension | None, Sequence[bool]]]) -> None:
+        """Learn from problems: the kinds of the values in order, the dimension of the result, what is needed."""
+        rows = [_together(values, at, result) for values, result, _needed in examples for at in range(len(values))]
+        needed = np.array([each for _values, _result, needed in examples for each in needed], np.int64)
+        self.marks = _Marks(rows, _LEAST_TOGETHER)
+        shape = (self.marks.num_rows, 2)
+        self.weights_MD = _softmax_regression(self.marks.padded(rows), needed, np.ones(len(rows), np.float32), shape)
+
+    def __call__(self, values: Sequence[Kind], result: Dimension | None) -> Floats:
+        """Return the log-odds of each value, in order."""
+        rows = [_together(values, at, result) for at in range(len(values))]
+        scores_ND = self.weights_MD[self.marks.padded(rows)].sum(axis=1)
+        return np.asarray(scores_ND[:, 1] - scores_ND[:, 0], np.float32)
+
+
+def _kind(given: Given) -> Kind:
+    return given.dimension, "bare" in given.traits
+
+
+def _together(values: Sequence[Kind], at: int, result: Dimension | None) -> list[str]:
+    """Return marks of a value by what there is beside it; the first of several alike differs from the second."""
+    own = values[at]
+    others = dict.fromkeys(each for place, each in enumerate(values) if place != at)
+    num_alike, nth = min(list(values).count(own), 3), min(list(values[:at]).count(own), 2)
+    return [
+        f"of {own}",
+        f"of {own} for {result}",
+        *(f"of {own} with {other}" for other in others),
+        f"of {own}, {num_alike} alike",
+        f"of {own}, {nth} of {num_alike} alike",
+        f"result given: {(result, False) in others}",
+    ]
 
 
 class Relevance:
     """Log-odds that a value of a question is needed; what is said to be the answer always is."""
 
-    def __init__(self, examples: Sequence[tuple[Asking, Sequence[bool]]]) -> None:
+    def __init__(self, examples: Sequence[tuple[Asking, Sequence[bool]]], company: Company | None = None) -> None:
+        """Learn from questions and which of their values are needed; `company` was learnt before, elsewhere."""
+        self.company = company
         self.marks: dict[str, int] = {}
         rows = [self._marks(asking, given) for asking, _needed in examples for given in asking.givens]
         for row in rows:
             for mark in row:
                 self.marks.setdefault(mark, len(self.marks))
         needed = np.array([each for _asking, needed in examples for each in needed], np.float64)
-        self.weights = _logistic(self._matrix(rows), needed)
+        together = np.concatenate([self._together(asking) for asking, _needed in examples])
+        self.weights = _logistic(np.column_stack([together, self._matrix(rows)]), needed)
 
     def __call__(self, asking: Asking) -> Floats:
         """Return the log-odds of each value, within ±6."""
-        matrix = self._matrix([self._marks(asking, given) for given in asking.givens])
+        marks = self._matrix([self._marks(asking, given) for given in asking.givens])
+        matrix = np.column_stack([self._together(asking), marks])
         odds = np.clip(matrix @ self.weights, -_MOST, _MOST).astype(np.float32)
         return np.where(["answer" in given.traits for given in asking.givens], np.float32(_MOST), odds)
+
+    def _together(self, asking: Asking) -> Floats:
+        """Return for each value the log-odds by what is said beside it; the gap is a value of the problem too."""
+        odds = np.zeros(len(asking.givens), np.float32)
+        if self.company is None:
+            return odds
+        answer = next((given.dimension for given in asking.givens if "answer" in given.traits), None)
+        beside = [] if asking.gap is None or not asking.has_unit else [(asking.gap.dimension, False)]
+        said = [at for at, given in enumerate(asking.givens) if not {"answer", "implied", "last"} & given.traits]
+        for at, given in enumerate(asking.givens):
+            if "answer" not in given.traits:
+                places = sorted({*said, at})
+                values = [*(_kind(asking.givens[place]) for place in places), *beside]
+                odds[at] = self.company(values, answer)[places.index(at)]
+        return odds
 
     def _marks(self, asking: Asking, given: Given) -> list[str]:
         same = sum(other.dimension == given.dimension for other in asking.givens)
@@ -94,29 +179,19 @@ class GapDimensions:
     def __init__(self, examples: Sequence[tuple[str, str, Dimension, float]]) -> None:
         """Learn from examples: words before, words after, dimension, weight."""
         rows = [_beside(before, after) for before, after, _dimension, _weight in examples]
-        counts = Counter(mark for row in rows for mark in row)
-        self.marks = {mark: at for at, mark in enumerate(mark for mark, count in counts.items() if count > 1)}
+        self.marks = _Marks(rows, 2)
         self.dimensions = list(dict.fromkeys(dimension for _before, _after, dimension, _weight in examples))
-        marks_NL = self._padded(rows)
+        marks_NL = self.marks.padded(rows)
         place = {dimension: at for at, dimension in enumerate(self.dimensions)}
         wanted_N = np.array([place[dimension] for _before, _after, dimension, _weight in examples], np.int64)
         weight_N = np.array([weight for *_words, weight in examples], np.float32)
-        self.weights_MD = _softmax_regression(marks_NL, wanted_N, weight_N, (len(self.marks) + 2, len(self.dimensions)))
+        self.weights_MD = _softmax_regression(marks_NL, wanted_N, weight_N, (self.marks.num_rows, len(self.dimensions)))
 
     def __call__(self, gap: Given, most: int) -> dict[Dimension, float]:
         """Return the log-probabilities of the likeliest dimensions."""
-        scores_D = self.weights_MD[self._padded([_beside(gap.before, gap.after)])[0]].sum(axis=0)
+        scores_D = self.weights_MD[self.marks.padded([_beside(gap.before, gap.after)])[0]].sum(axis=0)
         log_D = scores_D - np.logaddexp.reduce(scores_D)
         return {self.dimensions[at]: float(log_D[at]) for at in np.argsort(-log_D, kind="stable")[:most]}
-
-    def _padded(self, rows: Sequence[Sequence[str]]) -> Ints:
-        """Return the places of each row's known marks, then of what all have, then of what is nothing, (N, L)."""
-        bias, nothing = len(self.marks), len(self.marks) + 1
-        found = [[*(self.marks[mark] for mark in row if mark in self.marks), bias] for row in rows]
-        padded = np.full((len(rows), max(map(len, found), default=1)), nothing, np.int64)
-        for at, row in enumerate(found):
-            padded[at, : len(row)] = row
-        return padded
 
 
 def _softmax_regression(marks_NL: Ints, wanted_N: Ints, weight_N: Floats, shape: tuple[int, int]) -> Floats:

@@ -33,6 +33,7 @@ class Usage:
     words: dict[Place, Counter[str]] = field(default_factory=dict)
     sizes: dict[Place, list[float]] = field(default_factory=dict)
     patterns: Counter[Pattern] = field(default_factory=Counter)
+    together: Counter[tuple[int, ...]] = field(default_factory=Counter)
     _seen: dict[Dimension, tuple[int, Counter[str]]] = field(default_factory=dict, repr=False)
 
     def add(self, place: Place, parent: Place | None, words: Iterable[str] = (), value: float | None = None) -> None:
@@ -49,12 +50,22 @@ class Usage:
             self.sizes.setdefault(place, []).append(math.log10(value))
 
     def add_pattern(self, steps: Iterable[tuple[Place, Place | None]]) -> None:
-        """Count a whole chain."""
-        self.patterns[pattern(steps)] += 1
+        """Count a whole chain, and its laws whatever was solved for what."""
+        whole = pattern(steps)
+        self.patterns[whole] += 1
+        self.together[tuple(sorted(place[0] for place, _parent in whole))] += 1
 
     def pattern_weight(self, steps: Iterable[tuple[Place, Place | None]]) -> float:
         """Return the logarithm of one more than how often a whole chain was seen."""
         return math.log1p(self.patterns[pattern(steps)])
+
+    def laws_weight(self, laws: Iterable[int]) -> float:
+        """Return the logarithm of one more than how often a chain of just these laws was seen."""
+        return math.log1p(self.together[tuple(sorted(laws))])
+
+    def num_new_links(self, steps: Iterable[tuple[Place, Place | None]]) -> int:
+        """Return how many steps of a chain were never seen below the variable that waits for them."""
+        return sum(parent is not None and not self.after.get(parent, Counter())[place] for place, parent in steps)
 
     def log_shares(self, places: list[Place], parent: Place | None) -> tuple[list[float], list[float]]:
         """Return the log-share of each of some places among them: in all, and below the parent (smoothed)."""
@@ -94,10 +105,10 @@ class Usage:
     def surprise(self, place: Place, value: float) -> float:
         """Return how unusual a value is for a place, 0 to 8: half the squared distance of the logarithms beyond 2."""
         sizes = self.sizes.get(place, [])
-        if len(sizes) < 5:
-            return 0.0
         if value <= 0:
             return _MOST_SURPRISE
+        if len(sizes) < 5:
+            return 0.0
         mean = sum(sizes) / len(sizes)
         spread = math.sqrt(sum((size - mean) ** 2 for size in sizes) / len(sizes)) + _LEAST_SPREAD
         return max(0.0, min(_MOST_SURPRISE, 0.5 * ((math.log10(value) - mean) / spread) ** 2 - 2.0))
