@@ -91,7 +91,9 @@ def test_what_is_asked_for(
     assert (chosen.prefill, chosen.decode, chosen.flex) == (prefill, decode, flex)
 
 
-def test_a_default_run_has_64k_of_tuili_alone_and_says_what_it_leaves_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_default_run_has_64k_of_tuili_alone_and_says_what_it_leaves_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     options = runner.parse("a benchmark", ["--out", str(tmp_path / "out.json")])
     assert _plans(options)["fp32"].prefill[64] == 0
     said = capsys.readouterr().err

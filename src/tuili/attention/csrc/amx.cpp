@@ -21,55 +21,21 @@
 namespace {
 constexpr int W = 16;
 }
-#include "attend.h"
+#include "tiles.h"
 
 namespace {
 
 using tuili::STRIPS_AT_ONCE;
-using tuili::TILE_ROWS;
 
 constexpr float LEEWAY = 16;  // a weight is at most 2^16
 constexpr int64_t MAX_ROWS_TILED = MAX_TILE * TILE_ROWS;  // a group has a token at least
 
-// The size of each tile: sums in 0 to 3, queries in 4, keys in 5, weights in 6, values in 7.
-struct alignas(64) TileConfig {
-  uint8_t palette = 1, start_row = 0, reserved[14] = {};
-  uint16_t bytes[16] = {};
-  uint8_t rows[16] = {};
-
-  explicit TileConfig(int64_t num_rows) {
-    for (int i = 0; i < 8; ++i) bytes[i] = i == 6 ? 32 : 64;
-    for (int i = 0; i < 8; ++i) rows[i] = i == 5 ? 16 : i == 7 ? 8 : static_cast<uint8_t>(num_rows);
-  }
-};
-
-// Written out, since the compilers' own do not say that they read memory.
-INLINE void configure(const TileConfig& config) { asm volatile("ldtilecfg %0" ::"m"(config) : "memory"); }
-INLINE void release() { asm volatile("tilerelease" ::: "memory"); }
-template <int TILE>
-INLINE void load_tile(const float* from, int64_t step) {  // rows lie `step` cells apart
-  asm volatile("tileloadd (%0,%1,1), %%tmm%c2" ::"r"(from), "r"(step * 4), "i"(TILE) : "memory");
-}
-template <int TILE>
-INLINE void store_tile(float* to, int64_t step) {
-  asm volatile("tilestored %%tmm%c2, (%0,%1,1)" ::"r"(to), "r"(step * 4), "i"(TILE) : "memory");
-}
-template <int TILE>
-INLINE void zero_tile() {
-  asm volatile("tilezero %%tmm%c0" ::"i"(TILE));
-}
-template <int SUM, int LEFT, int RIGHT>
-INLINE void add_product() {
-  asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(SUM), "i"(LEFT), "i"(RIGHT));
-}
-
-// Call `work` with the numbers 0 to N - 1 as types.
-template <int N, class Work>
-INLINE void times(Work work) {
-  if constexpr (N > 0) {
-    times<N - 1>(work);
-    work(Count<N - 1>{});
-  }
+// Sums in tiles 0 to 3, queries in 4, keys in 5, weights in 6, values in 7.
+INLINE void configure(int64_t rows) {
+  TileConfig config;
+  for (const int tile : {0, 1, 2, 3, 4}) config.set(tile, rows, 64);
+  config.set(5, 16, 64), config.set(6, rows, 32), config.set(7, 8, 64);
+  configure(config);
 }
 
 // The tokens of a place and a chunk of their query heads, in groups of as many tokens as fill a tile: row r of a group is
@@ -127,7 +93,7 @@ struct Tiled {
           if (const uint32_t members = s.members[s.wanted[i]] >> first & ((1u << tokens) - 1))
             step.strips[step.size] = s.wanted[i], step.members[step.size++] = members;
         if (!step.size) continue;
-        if (step.rows != configured) configure(TileConfig(configured = step.rows));
+        if (step.rows != configured) configure(configured = step.rows);
         score(step);
         soften<ATTENDS>(step);
         if (ATTENDS) add(step);
@@ -271,9 +237,9 @@ const tuili::Kernels tuili::amx_kernels = {pack_strip<Pair>, normalize_tiled, at
 // Whether the processor has tiles, and the system lets this process use them once it has asked.
 bool tuili::has_tiles() {
   constexpr long ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18;
-  constexpr unsigned AMX_BF16 = 1u << 22, AMX_TILE = 1u << 24;
+  constexpr unsigned WANTED = 1u << 22 | 1u << 24 | 1u << 25;  // bfloat16, tiles, int8
   unsigned a, b, c, d;
-  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & (AMX_BF16 | AMX_TILE)) != (AMX_BF16 | AMX_TILE)) return false;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & WANTED) != WANTED) return false;
   return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0;
 }
 #if defined(__clang__)

@@ -49,6 +49,9 @@ const Kernels& kernels(int64_t level, bool is_bf16) {
 
 // Gate keys in int8 are multiplied as such or as int16; those in bfloat16, or where the processor can't, as floats.
 const Kernels& gate_kernels(const DsaProblem& p, int64_t level) {
+#if TUILI_HAS_TILES
+  if (level == AMX && p.gate_is_int8) return amxint8_kernels;
+#endif
 #if defined(__x86_64__)
   if (level >= AVX512_INT8 && p.gate_is_int8) return avx512vnni_kernels;
   if (level == AVX2 && p.gate_is_int8) return avx2int8_kernels;
@@ -77,9 +80,10 @@ Sizes sizes(const DsaProblem& p, int64_t level) {
   z.is_tiled = level == AMX && is_paired && p.attends && z.packs_all;
   if (z.is_tiled) z.tile = MAX_TILE / tokens_at_once(p) * tokens_at_once(p);
   if (!p.selects) return z;
-  z.gate_width = up(p.gate_dim, STRIP);
+  const bool is_gate_tiled = level == AMX && p.gate_is_int8;
+  z.gate_width = up(p.gate_dim, is_gate_tiled && p.gate_dim > 4 * TILE_ROWS ? 4 * TILE_ROWS : STRIP);
   z.gate_cells = z.gate_width / per_gate_cell;
-  z.gate_row = z.gate_cells + TRAILER;
+  z.gate_row = is_gate_tiled ? up(z.gate_cells + TRAILER, STRIP) : z.gate_cells + TRAILER;
   z.subs_per_block = p.block / p.sub;
   z.gate_panel = (z.subs_per_block * z.gate_cells + 1) * STRIP;
   z.mean_panel = (z.gate_cells + 1) * STRIP;
@@ -129,7 +133,7 @@ int64_t divide(const DsaProblem& p, const Sizes& z, char* base, Scratch* s) {
   s->num_picked = arena.take<int32_t>(z.tile);
   const int64_t selects = p.selects ? z.tile : 0, candidates = z.gate_panels * STRIP;
   s->offsets = arena.take<float>(p.normalizes ? selects * p.heads_per_group : 0);
-  s->gate_q = arena.take<float>(selects * p.gate_queries * z.gate_row);
+  s->gate_q = arena.take<float>((selects * p.gate_queries + TILE_ROWS) * z.gate_row);  // a tile may reach past the last
   s->gate_strip = arena.take<float>(p.selects ? most(z.gate_panel, z.mean_panel) : 0);
   s->coarse = arena.take<float>(z.most_open < z.gate_panels ? selects * z.gate_panels * STRIP : 0);
   s->open = arena.take<int32_t>(selects * z.most_open);

@@ -66,7 +66,7 @@ struct Sizes {
   int64_t slots;        // strips that a token attends to at most
   int64_t tile;         // query tokens of a tile
   int64_t gate_width, gate_cells, subs_per_block;
-  int64_t gate_row;     // cells of a gate query and its TRAILER
+  int64_t gate_row;     // cells of a gate query and its TRAILER, for matrix tiles rounded up to cache lines
   int64_t gate_panel;   // cells of a group of 16 blocks: gate keys, then a factor for each block
   int64_t mean_panel;   // cells of the mean gate keys of 16 blocks and the factor of each
   int64_t gate_panels;  // groups of 16 blocks
@@ -146,6 +146,7 @@ extern const Kernels avx512bf16_kernels;
 #endif
 #if TUILI_HAS_TILES
 extern const Kernels amx_kernels;
+extern const Kernels amxint8_kernels;
 bool has_tiles();
 #endif
 

@@ -4,7 +4,11 @@
 // maximum over sub-blocks and gate queries runs down registers. A token opens groups, all that hold candidates or those
 // with the best mean gate keys, has a score for each of their blocks, and keeps the best.
 #pragma once
+#if defined(TUILI_INT8_TILES)
+#include "tiles.h"
+#else
 #include "attend.h"
+#endif
 
 namespace {
 
@@ -183,11 +187,10 @@ void raise(const float* const* q, const float* panels, int64_t cells, int64_t nu
     }
 }
 
-// Rows of gate queries: [token][chunks of [cells, and the trailer][chunk]].
+// Rows of gate queries: [token][chunks of [cells, and the trailer][chunk]], for tiles in chunks of 1.
 struct Rows {
   const float* cells_of;
-  int64_t num_rows, cells;
-  int64_t stride() const { return cells + tuili::TRAILER; }
+  int64_t num_rows, cells, stride;
 };
 
 template <class Cell, int CHUNK>
@@ -195,7 +198,7 @@ void raise_tokens(const Rows& rows, int64_t first_row, const int* tokens, int co
                   int64_t num_panels, float* const* z) {
   constexpr int MOST = W < 16 ? (CHUNK * 2 <= MAX_ROWS ? 2 : 1) : CHUNK == 1 ? 8 : CHUNK <= 3 ? 4 : 2;
   const float* q[MOST];
-  const auto at = [&](int t) { return rows.cells_of + (tokens[t] * rows.num_rows + first_row) * rows.stride(); };
+  const auto at = [&](int t) { return rows.cells_of + (tokens[t] * rows.num_rows + first_row) * rows.stride; };
   int t = 0;
   for (; t + MOST <= count; t += MOST) {
     for (int i = 0; i < MOST; ++i) q[i] = at(t + i);
@@ -207,6 +210,63 @@ void raise_tokens(const Rows& rows, int64_t first_row, const int* tokens, int co
   }
 }
 
+#if defined(TUILI_INT8_TILES)
+// Sums in tiles 0 to 3, gate queries in 4, gate keys in 5.
+INLINE void configure_gate(int64_t cells) {
+  TileConfig config;
+  for (const int tile : {0, 1, 2, 3}) config.set(tile, TILE_ROWS, 64);
+  const int64_t depth = tuili::least(cells, TILE_ROWS);
+  config.set(4, TILE_ROWS, depth * 4), config.set(5, depth, 64);
+  configure(config);
+}
+
+// Raise `best` [16] to the dot products of 16 rows with PANELS panels.
+template <int PANELS>
+INLINE void gate_products(const float* q, int64_t stride, const float* panels, int64_t cells, vi* best) {
+  alignas(64) float sums[PANELS][TILE_ROWS][STRIP];
+  times<PANELS>([](auto n) __attribute__((always_inline)) { zero_tile<n.value>(); });
+  for (int64_t i = 0; i < cells; i += TILE_ROWS) {
+    load_tile<4>(q + i, stride);
+    times<PANELS>([&](auto n) __attribute__((always_inline)) {
+      load_tile<5>(panels + (n.value * cells + i) * STRIP, STRIP);
+      add_int8_product<n.value, 4, 5>();
+    });
+  }
+  times<PANELS>([&](auto n) __attribute__((always_inline)) { store_tile<n.value>(sums[n.value][0], STRIP); });
+  for (int r = 0; r < TILE_ROWS; ++r)
+    for (int n = 0; n < PANELS; ++n) {
+      const vi sum = reinterpret_cast<vi>(load(sums[n][r]));
+      best[r] = sum > best[r] ? sum : best[r];
+    }
+}
+
+// Rows follow one another, also those of tokens that are not asked for.
+template <class Cell>
+void raise_all(const Rows& rows, const int* tokens, int count, const float* panels, int64_t num_panels,
+               float* const* z) {
+  float* of_token[MAX_TILE] = {};
+  for (int i = 0; i < count; ++i) of_token[tokens[i]] = z[i];
+  const vf factors = load(panels + num_panels * rows.cells * STRIP);
+  const int64_t end = count ? (tokens[count - 1] + 1) * rows.num_rows : 0;
+  for (int64_t first = count ? tokens[0] * rows.num_rows : 0; first < end; first += TILE_ROWS) {
+    vi best[TILE_ROWS];
+    for (vi& each : best) each = vi{} + INT32_MIN / 2;  // room for what is added below
+    const float* q = rows.cells_of + first * rows.stride;
+    int64_t n = 0;
+    for (; n + 4 <= num_panels; n += 4)
+      gate_products<4>(q, rows.stride, panels + n * rows.cells * STRIP, rows.cells, best);
+    for (; n < num_panels; ++n)
+      gate_products<1>(q, rows.stride, panels + n * rows.cells * STRIP, rows.cells, best);
+    for (int64_t row = first; row < tuili::least(first + TILE_ROWS, end); ++row) {
+      float* to = of_token[row / rows.num_rows];
+      if (!to) continue;
+      const float *trailer = rows.cells_of + row * rows.stride + rows.cells, scale = trailer[1], offset = trailer[2];
+      const vf sum = Cell::value((typename Cell::Sum)(best[row - first] + *reinterpret_cast<const int32_t*>(trailer)));
+      store(to, max(load(to), sum * factors * scale - offset));
+    }
+  }
+}
+#else
 template <class Cell>
 void raise_all(const Rows& rows, const int* tokens, int count, const float* panels, int64_t num_panels,
                float* const* z) {
@@ -217,6 +277,7 @@ void raise_all(const Rows& rows, const int* tokens, int count, const float* pane
   if (left == 2) raise_tokens<Cell, 2>(rows, row, tokens, count, panels, num_panels, z);
   if (left == 1) raise_tokens<Cell, 1>(rows, row, tokens, count, panels, num_panels, z);
 }
+#endif
 
 #if defined(TUILI_AVX512)
 #define COUNTED _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)
@@ -376,7 +437,7 @@ struct Selection {
   float* coarse(int64_t t) const { return s.coarse + t * z.gate_panels * STRIP; }
   int64_t num_groups(int64_t t) const { return ends[t] > first ? (ends[t] - 1) / STRIP - first / STRIP + 1 : 0; }
   int64_t head() const { return place.row * p.groups + place.group; }
-  Rows rows() const { return {s.gate_q, p.gate_queries, z.gate_cells}; }
+  Rows rows() const { return {s.gate_q, p.gate_queries, z.gate_cells, z.gate_row}; }
 
   void run() {
     num = place.last - place.first;
@@ -390,9 +451,15 @@ struct Selection {
       ends[t] = has_candidates ? position / p.block - p.local + 1 : 0;
       for (int64_t r = 0; r < p.gate_queries; ++r) load_gate_query(t, r);
     }
+#if defined(TUILI_INT8_TILES)
+    configure_gate(z.gate_cells);
+#endif
     score_means();
     for (int64_t t = 0; t < num; ++t) open_best(t);
     score_open();
+#if defined(TUILI_INT8_TILES)
+    release();
+#endif
     for (int64_t t = 0; t < num; ++t) keep(t);
   }
 
@@ -446,9 +513,14 @@ struct Selection {
 
   // Rows of a chunk lie side by side.
   void load_gate_query(int64_t t, int64_t r) {
-    const int64_t whole = p.gate_queries / MAX_CHUNK * MAX_CHUNK;
-    const int64_t chunk = r < whole ? MAX_CHUNK : p.gate_queries - whole;
-    const int64_t row = t * p.gate_queries + (r < whole ? r / MAX_CHUNK * MAX_CHUNK : whole), lane = r % MAX_CHUNK;
+#if defined(TUILI_INT8_TILES)
+    constexpr int64_t MOST = 1;
+#else
+    constexpr int64_t MOST = MAX_CHUNK;
+#endif
+    const int64_t whole = p.gate_queries / MOST * MOST;
+    const int64_t chunk = r < whole ? MOST : p.gate_queries - whole;
+    const int64_t row = t * p.gate_queries + (r < whole ? r / MOST * MOST : whole), lane = r % MOST;
     const int64_t begin = gate_query_begin(t, r);
     float *to = s.gate_q + row * z.gate_row + lane, *trailer = to + z.gate_cells * chunk;
     const float offset = offset_of(t, r);
