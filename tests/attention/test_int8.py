@@ -16,7 +16,7 @@ from tuili.attention.pooling import GateKeys, gate_keys, quantize
 from tuili.attention.select import SPAN, Budget, select
 from tuili.errors import InputError, UsageError
 
-WIDTHS = [1, 8, 16, 33, 64]
+WIDTHS = [1, 8, 16, 33, 64, 80]
 SUBS = [1, 2, 4, 16]
 BEAMS = [None, 3, 40]
 
