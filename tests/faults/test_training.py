@@ -246,7 +246,8 @@ def undisturbed(place):
 
 
 def test_a_killed_process_is_named_and_the_run_resumes_by_itself(place):
-    out, err = torchrun(place, "dies_once", ["parallel.dp_shard=2", "parallel.micro_batch=1"])
+    layout = ["parallel.dp_shard=2", "parallel.micro_batch=1", "checkpoints.wait=true"]  # else step 4 may be unfinished
+    out, err = torchrun(place, "dies_once", layout)
     assert "exitcode: -9" in err and "local_rank: 1" in err
     assert err.count("going on after step 4 of 12") == 1
     assert out.splitlines() == ["run/model"]
