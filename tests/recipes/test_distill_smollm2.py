@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import random
 import sys
 from collections.abc import Callable
@@ -24,12 +23,8 @@ WIKI = "The lamp is red. " * 2000
 
 
 @pytest.fixture
-def recipe() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("distill_smollm2", ROOT / "recipes" / "distill_smollm2.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def recipe(load_recipe: Callable[[str], ModuleType]) -> ModuleType:
+    return load_recipe("distill_smollm2")
 
 
 @pytest.fixture

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -17,12 +17,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
-def fit_plan() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("fit_plan", ROOT / "recipes" / "fit_plan.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def fit_plan(load_recipe: Callable[[str], ModuleType]) -> ModuleType:
+    return load_recipe("fit_plan")
 
 
 def test_the_shipped_constants_are_those_of_the_fit(fit_plan: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:

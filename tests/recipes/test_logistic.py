@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
+from collections.abc import Callable
 from types import ModuleType
 
 import numpy as np
@@ -11,13 +10,8 @@ import pytest
 
 
 @pytest.fixture(scope="module")
-def logistic() -> ModuleType:
-    path = Path(__file__).resolve().parents[2] / "recipes" / "logistic.py"
-    spec = importlib.util.spec_from_file_location("logistic", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def logistic(load_recipe: Callable[[str], ModuleType]) -> ModuleType:
+    return load_recipe("logistic")
 
 
 def test_labels_give_back_the_weights_they_were_drawn_with(logistic: ModuleType) -> None:

@@ -23,7 +23,7 @@ SHOWN = (
     "AVX-512",
     "AVX-512 with int8 products",
     "AVX-512 with int8 and bfloat16 products",
-    "AVX-512 with int8 products, matrix tiles (AMX) for bfloat16",
+    "AVX-512 with matrix tiles (AMX) for int8 and bfloat16 products",
 )
 STRIP = 16  # keys side by side in a register; blocks are made of whole strips
 
@@ -168,7 +168,9 @@ def chosen_level() -> int | None:
         return None
     if LEVELS.get(wanted, 0) > best:
         raise UsageError(f"{VARIABLE} is {wanted}, but this processor has only {SHOWN[best]}; unset {VARIABLE}")
-    return {"": best, "avx512": min(best, AVX512_WITH_ALL)}.get(wanted, LEVELS.get(wanted))
+    if wanted == "avx512":
+        return min(best, AVX512_WITH_ALL)
+    return LEVELS[wanted] if wanted else best
 
 
 def absence() -> tuple[str, str]:

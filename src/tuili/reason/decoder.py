@@ -106,11 +106,11 @@ class FactReader:
         asked = self._ids(f" {' '.join(question.split())}") if question.strip() else []
         if not asked:
             raise InputError("the question is blank; give what the fact is about")
-        neutral = self._ids(f" {NEUTRAL}")
+        questions = [asked, self._ids(f" {NEUTRAL}")] if calibrated else [asked]
         shares = np.zeros(len(facts))
         lengths = [len(number) + len(fact) for number, fact in self._lines(facts)]
-        for begin, end in self._prompts(lengths, max(len(asked), len(neutral)) if calibrated else len(asked)):
-            found = self._read([asked, neutral] if calibrated else [asked], facts[begin:end])
+        for begin, end in self._prompts(lengths, max(map(len, questions))):
+            found = self._read(questions, facts[begin:end])
             shares[begin:end] = found[0] - found[1] if calibrated else found[0]
         return shares
 

@@ -81,8 +81,9 @@ struct Tiled {
         __builtin_memcpy(to, static_cast<const uint16_t*>(p.q) + at(p.q_stride, t, h), p.dim * 2);
         __builtin_memset(to + p.dim, 0, (z.width - p.dim) * 2);
       }
-    for (int64_t r = 0; r < MAX_ROWS_TILED; ++r) tops[r] = NONE, shifts[r] = 0.0f, totals[r] = vf{};
-    if (ATTENDS) __builtin_memset(s.sums, 0, sizeof(float) * row_of(num + per_group - 1) * z.width);
+    const int64_t num_rows = (num + per_group - 1) / per_group * TILE_ROWS;
+    for (int64_t r = 0; r < num_rows; ++r) tops[r] = NONE, shifts[r] = 0.0f, totals[r] = vf{};
+    if (ATTENDS) __builtin_memset(s.sums, 0, sizeof(float) * num_rows * z.width);
     int64_t configured = 0;
     for (int64_t begin = 0; begin < *s.num_wanted; begin += STRIPS_AT_ONCE) {
       const int64_t end = tuili::least(begin + STRIPS_AT_ONCE, *s.num_wanted);
@@ -94,13 +95,14 @@ struct Tiled {
             step.strips[step.size] = s.wanted[i], step.members[step.size++] = members;
         if (!step.size) continue;
         if (step.rows != configured) configure(configured = step.rows);
-        score(step);
+        score<ATTENDS>(step);
         soften<ATTENDS>(step);
         if (ATTENDS) add(step);
       }
     }
   }
 
+  template <bool ATTENDS>
   void score(Step& step) {
     for (int64_t r = 0; r < step.rows; ++r) step.best[r] = splat(NONE);
     int64_t i = 0;
@@ -108,7 +110,8 @@ struct Tiled {
     for (; i < step.size; ++i) score_some<1>(step, i);
     for (i = 0; i < step.size; ++i) note_best(step, i);
     for (int64_t r = 0; r < step.rows; ++r)
-      if (bits_of(step.best[r] > tops[step.row + r] + LEEWAY / scale)) raise(step.row + r, largest(step.best[r]));
+      if (bits_of(step.best[r] > tops[step.row + r] + LEEWAY / scale))
+        raise<ATTENDS>(step.row + r, largest(step.best[r]));
   }
 
   template <int STRIPS>
@@ -138,11 +141,13 @@ struct Tiled {
   }
 
   // Set a row's top, and make what was added up before fit it.
+  template <bool ATTENDS>
   void raise(int64_t row, float top) {
     const float factor = tops[row] == NONE ? 0.0f : exp2(splat((tops[row] - top) * scale))[0];
     tops[row] = top, shifts[row] = top * scale;
     totals[row] *= factor;
-    for (int64_t i = 0; i < z.width; i += W) store(s.sums + row * z.width + i, load(s.sums + row * z.width + i) * factor);
+    float* sums = s.sums + row * z.width;
+    for (int64_t i = 0; ATTENDS && i < z.width; i += W) store(sums + i, load(sums + i) * factor);
   }
 
   // Turn scores into weights, where `KEEPS` in bfloat16 at the beginning of their rows, and add them up.

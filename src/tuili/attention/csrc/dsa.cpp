@@ -293,7 +293,8 @@ int run_backward(const DsaBackward& p, int64_t level) {
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
-// The best level this processor has: 0 portable, 1 AVX2, 2 AVX-512, 3 with int8 products, 4 with bfloat16 ones too, 5 with matrix tiles (AMX).
+// The best level this processor has: 0 portable, 1 AVX2, 2 AVX-512, 3 with int8 products, 4 with bfloat16 ones too,
+// 5 with matrix tiles (AMX).
 EXPORT int64_t tuili_dsa_level() { return tuili::best_level(); }
 
 // Bytes of a problem, so that the caller can tell whether both sides agree on it.
