@@ -53,8 +53,10 @@ def seen(bench: Bench) -> Iterator[Result]:
         yield _gain(f"{prefix}.ppo_gain.f1", scores, prior, "f1")
         yield _edge_ratio(f"{prefix}.ppo_gain.edges", scores, prior)
         if any(one.path for one in questions):
-            gold = GoldPath(bench.base, learned.hops, RELATIONS)
-            yield from rows(f"{prefix}.gold_path", score_all(gold, questions, bench.base))
+            gold = score_all(GoldPath(bench.base, learned.hops, RELATIONS), questions, bench.base)
+            yield from rows(f"{prefix}.gold_path", gold)
+            told = [one for one, annotated in zip(scores, gold, strict=True) if annotated.f1 > 0]
+            yield from rows(f"{prefix}.answer_in_base", told, only_hits=True)
 
 
 def edges(bench: Bench) -> Iterator[Result]:
