@@ -29,8 +29,8 @@ class Plan:
     """How much is asked and trained; `least_shown`: a question is a finding that so many known cases show."""
 
     num_folds: int = 2
-    num_fitted: int = 400
-    num_scored: int = 400
+    num_fitted: int = 800
+    num_scored: int = 800
     least_shown: int = 8
     num_updates: int = 24
     num_walks: int = 96
@@ -58,7 +58,7 @@ def ask_folds(base: Base, known: Sequence[Case], scored: Sequence[Case] | None, 
     for number, (fitting, held, questions) in enumerate(sides):
         say(f"diagnosis: asking, fold {number + 1}, {len(questions)} questions, {len(held.cases)} cases")
         train_on, score_on = settings_of(base.hierarchy, fitting, held, questions)
-        policies = {"ask": _train(train_on, plan), "greedy_told": Policy.of_prior(FEATURES)}
+        policies = {"ask": _train(train_on, plan), "lookahead": Policy.of_prior(FEATURES)}
         _score(score_on, policies, plan, asked)
     yield from results(asked, plan)
 
@@ -112,6 +112,7 @@ def _peers(setting: Setting) -> dict[str, Pick]:
     usual = setting.answers.usual_2M[0]
     return {
         "greedy": lambda inquiry, walks: inquiry.gains(walks, binary=True).gain_WM.argmax(axis=1),
+        "greedy_told": lambda inquiry, walks: inquiry.gains(walks).gain_WM.argmax(axis=1),
         "frequent": lambda inquiry, walks: np.where(inquiry.closed_WM, -1, usual).argmax(axis=1),
         "random": lambda inquiry, walks: np.where(inquiry.closed_WM, -1, rng.random(inquiry.closed_WM.shape)).argmax(
             axis=1
@@ -127,9 +128,9 @@ def results(asked: Asked, plan: Plan) -> Iterator[Result]:
         greedy = asked.hits["greedy", budget]
         baseline = {"name": "greedy information gain", "value": float(np.mean(greedy))}
         yield share(f"diagnosis.ask{budget}.top1", asked.hits["ask", budget], groups=groups, baseline=baseline)
-        for name in ("greedy", "greedy_told", "frequent", "random"):
+        for name in ("greedy", "greedy_told", "lookahead", "frequent", "random"):
             yield share(f"diagnosis.ask{budget}.top1_{name}", asked.hits[name, budget], groups=groups)
-        for name in ("greedy", "greedy_told"):
+        for name in ("greedy", "greedy_told", "lookahead"):
             yield _gain(f"diagnosis.ask{budget}.over_{name}", asked, name, budget)
         lengths = asked.lengths[budget]
         yield Result(f"diagnosis.ask{budget}.questions", float(np.mean(lengths)), "questions", None, len(lengths))

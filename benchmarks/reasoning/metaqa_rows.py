@@ -56,7 +56,7 @@ def seen(bench: Bench) -> Iterator[Result]:
             gold = score_all(GoldPath(bench.base, learned.hops, RELATIONS), questions, bench.base)
             yield from rows(f"{prefix}.gold_path", gold)
             told = [one for one, annotated in zip(scores, gold, strict=True) if annotated.f1 > 0]
-            yield from rows(f"{prefix}.answer_in_base", told, only_hits=True)
+            yield from rows(f"{prefix}.answer_in_base", told, only_hits=True) if told else ()
 
 
 def edges(bench: Bench) -> Iterator[Result]:
