@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from tuili.errors import InputError
 from tuili.reason.policy import Policy
-from tuili.reason.worlds.asking import FEATURES, AskingWorld, follow
+from tuili.reason.worlds.asking import FEATURES, AskingWorld, follow, right_after
 from tuili.reason.worlds.belief import fit_weights, softmax
 from tuili.reason.worlds.evidence import Background, Facts, Tables
 from tuili.reason.worlds.findings import Hierarchy, Rows
@@ -165,3 +165,57 @@ def test_a_version_forgets_its_sources():
     assert known.active(0).tolist() == [False, True, True, True, False]
     assert known.active(1).tolist() == [True, False, True, False, True]
     assert len(known_of(CASES).without([10, 11, 20]).cases) == 15
+
+
+@pytest.mark.parametrize("begins", [["skin"], ["rash"], ["skin", "eye"]])
+def test_the_chance_to_be_right_is_what_asking_itself_brings(setting, begins):
+    known, _, judge, answers = setting
+    case = told(0, begins, [], [], answers)
+
+    def begun(truth):
+        return Inquiry.begin(judge, answers, HIERARCHY, known.active(-1)[None], [Told(case.begins_with, truth, -1, 0)])
+
+    walk, inquiry = np.array([0]), begun(case.truth_M)
+    gains = inquiry.gains(walk)
+    belief = inquiry.beliefs(walk)[0]
+    right = right_after(inquiry, walk, gains, np.arange(len(answers))[None])[0]
+    for place in np.flatnonzero(~inquiry.closed_WM[0]):
+        yes, no = answers.yes_HM[:, place], answers.no_HM[:, place]
+        expected = 0.0
+        for answer, chance in ((YES, yes), (NO, no), (UNKNOWN, 1 - yes - no)):
+            after = begun(np.full_like(case.truth_M, answer))
+            assert after.ask(0, int(place)) == answer
+            first = after.scores_WH[0].argmax()
+            expected += belief[first] * chance[first]
+        assert right[place] == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_question_that_changes_the_name_is_preferred_to_one_that_informs_on_others():
+    # A tooth parts ten rare hypotheses from each other, an ear only the two likeliest ones.
+    parents = {"root": [], "fever": ["root"], "tooth": ["root"], "ear": ["root"]}
+    hierarchy = Hierarchy.of(parents)
+    number = hierarchy.number
+    cases = [
+        *((0, ["fever"], ["ear"], n) for n in range(10)),
+        *((1, ["fever", "ear"], [], 100 + n) for n in range(9)),
+        *(
+            (2 + each, ["fever", "tooth"] if each % 2 else ["fever"], [] if each % 2 else ["tooth"], 200 + each)
+            for each in range(10)
+        ),
+    ]
+    none = np.zeros(0, dtype=np.int64)
+    statements = Statements(none, none, none.astype(np.float32), none.astype(np.float32), Rows.of([]))
+    told_rows = [Rows.of([number[key] for key in case[part]] for case in cases) for part in (1, 2)]
+    described = Cases(np.array([case[0] for case in cases]), *told_rows, Rows.of([case[3]] for case in cases))
+    known = Known.of(statements, described, 12)
+    facts = Facts.of(known, hierarchy)
+    background = Background.of(facts, len(hierarchy))
+    tables = Tables.of(known, facts, hierarchy, background, np.arange(len(hierarchy)))
+    questions = np.array([number["tooth"], number["ear"]])
+    answers = Answers.of(facts, background, questions, (1.0, 0.0, 1.0, 0.0))
+    case = Told((number["fever"],), np.array([NO, YES], dtype=np.int8), -1, 1)
+    inquiry = Inquiry.begin(Judge.of(tables, FIRST), answers, hierarchy, known.active(-1)[None], [case])
+    walk = np.array([0])
+    right = right_after(inquiry, walk, inquiry.gains(walk), np.array([[0, 1]]))[0]
+    assert right[1] > right[0] + 0.05
+    assert inquiry.beliefs(walk)[0].max() == pytest.approx(right[0], abs=0.02)
