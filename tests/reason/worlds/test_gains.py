@@ -167,23 +167,42 @@ def test_a_version_forgets_its_sources():
     assert len(known_of(CASES).without([10, 11, 20]).cases) == 15
 
 
-@pytest.mark.parametrize("begins", [["skin"], ["rash"], ["skin", "eye"]])
-def test_the_chance_to_be_right_is_what_asking_itself_brings(setting, begins):
-    known, _, judge, answers = setting
-    case = told(0, begins, [], [], answers)
+def setting_of(cases, hierarchy, questions):
+    """Return what is known from cases (hypothesis, observed, excluded, source), a judge and answers."""
+    none = np.zeros(0, dtype=np.int64)
+    statements = Statements(none, none, none.astype(np.float32), none.astype(np.float32), Rows.of([]))
+    told_rows = [Rows.of([hierarchy.number[key] for key in case[part]] for case in cases) for part in (1, 2)]
+    described = Cases(np.array([case[0] for case in cases]), *told_rows, Rows.of([case[3]] for case in cases))
+    known = Known.of(statements, described, 1 + max(case[0] for case in cases))
+    facts = Facts.of(known, hierarchy)
+    background = Background.of(facts, len(hierarchy))
+    judge = Judge.of(Tables.of(known, facts, hierarchy, background, np.arange(len(hierarchy))), FIRST)
+    return known, judge, Answers.of(facts, background, questions, (1.0, 0.0, 1.0, 0.0))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_chance_to_be_right_is_what_asking_itself_brings(seed):
+    rng = np.random.default_rng(seed)
+    leaves = ["rash", "scar", "squint", "skin", "eye"]
+    cases = []
+    for number in range(60):
+        observed = [key for key in leaves if rng.random() < 0.4]
+        excluded = [key for key in leaves if key not in observed and rng.random() < 0.3]
+        cases.append((number % 12, observed, excluded, number))
+    known, judge, answers = setting_of(cases, HIERARCHY, np.arange(1, len(HIERARCHY)))
+    begins = (N["skin"], N["eye"])
 
     def begun(truth):
-        return Inquiry.begin(judge, answers, HIERARCHY, known.active(-1)[None], [Told(case.begins_with, truth, -1, 0)])
+        return Inquiry.begin(judge, answers, HIERARCHY, known.active(-1)[None], [Told(begins, truth, -1, 0)])
 
-    walk, inquiry = np.array([0]), begun(case.truth_M)
-    gains = inquiry.gains(walk)
+    walk, inquiry = np.array([0]), begun(np.zeros(len(answers), dtype=np.int8))
     belief = inquiry.beliefs(walk)[0]
-    right = right_after(inquiry, walk, gains, np.arange(len(answers))[None])[0]
+    right = right_after(inquiry, walk, inquiry.gains(walk), np.arange(len(answers))[None])[0]
     for place in np.flatnonzero(~inquiry.closed_WM[0]):
         yes, no = answers.yes_HM[:, place], answers.no_HM[:, place]
         expected = 0.0
         for answer, chance in ((YES, yes), (NO, no), (UNKNOWN, 1 - yes - no)):
-            after = begun(np.full_like(case.truth_M, answer))
+            after = begun(np.full(len(answers), answer, dtype=np.int8))
             assert after.ask(0, int(place)) == answer
             first = after.scores_WH[0].argmax()
             expected += belief[first] * chance[first]
@@ -203,18 +222,10 @@ def test_a_question_that_changes_the_name_is_preferred_to_one_that_informs_on_ot
             for each in range(10)
         ),
     ]
-    none = np.zeros(0, dtype=np.int64)
-    statements = Statements(none, none, none.astype(np.float32), none.astype(np.float32), Rows.of([]))
-    told_rows = [Rows.of([number[key] for key in case[part]] for case in cases) for part in (1, 2)]
-    described = Cases(np.array([case[0] for case in cases]), *told_rows, Rows.of([case[3]] for case in cases))
-    known = Known.of(statements, described, 12)
-    facts = Facts.of(known, hierarchy)
-    background = Background.of(facts, len(hierarchy))
-    tables = Tables.of(known, facts, hierarchy, background, np.arange(len(hierarchy)))
     questions = np.array([number["tooth"], number["ear"]])
-    answers = Answers.of(facts, background, questions, (1.0, 0.0, 1.0, 0.0))
+    known, judge, answers = setting_of(cases, hierarchy, questions)
     case = Told((number["fever"],), np.array([NO, YES], dtype=np.int8), -1, 1)
-    inquiry = Inquiry.begin(Judge.of(tables, FIRST), answers, hierarchy, known.active(-1)[None], [case])
+    inquiry = Inquiry.begin(judge, answers, hierarchy, known.active(-1)[None], [case])
     walk = np.array([0])
     right = right_after(inquiry, walk, inquiry.gains(walk), np.array([[0, 1]]))[0]
     assert right[1] > right[0] + 0.05
