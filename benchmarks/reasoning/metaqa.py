@@ -21,7 +21,6 @@ from tuili.reason.worlds.hops import ArrayHops
 from tuili.reason.worlds.questions import Asked
 
 SEED = 0
-NUM_TRAIN = 1_500
 NUM_SMOKE_TRAIN, NUM_SMOKE_TEST = 150, 60
 # Chosen by path accuracy on 1,500 questions of the scored quarter (docs/log.md), so its figures are a little too good.
 FIT = FitConfig()
@@ -74,16 +73,15 @@ class Bench:
 
     @cached_property
     def parts(self) -> Parts:
-        """Development questions in parts; of the training half as many as are learned from."""
+        """Development questions in parts, a few of each for a smoke run."""
         parts = part(read_questions(self.folder, "dev"), SEED)
         test = read_questions(self.options.test) if self.options.test else parts.test
         if self.options.test:
             self._check_test(test)
-        limit = NUM_SMOKE_TRAIN if self.options.smoke else NUM_TRAIN
-        train = some_of(parts.train, limit)
-        if self.options.smoke:
-            return Parts(train, some_of(parts.valid, NUM_SMOKE_TEST), some_of(test, NUM_SMOKE_TEST))
-        return Parts(train, parts.valid, test)
+        if not self.options.smoke:
+            return Parts(parts.train, parts.valid, test)
+        few = (some_of(some, NUM_SMOKE_TEST) for some in (parts.valid, test))
+        return Parts(some_of(parts.train, NUM_SMOKE_TRAIN), *few)
 
     def _check_test(self, test: Sequence[Question]) -> None:
         if not test:

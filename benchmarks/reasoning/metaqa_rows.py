@@ -125,6 +125,7 @@ def half_base(bench: Bench) -> Iterator[Result]:
     yield from rows(prefix, ours, baseline=best(peers))
     yield from rows(f"{prefix}.without_ppo", without, only_hits=True)
     yield _gain(f"{prefix}.ppo_gain.hits1", ours, without)
+    yield _edge_ratio(f"{prefix}.ppo_gain.edges", ours, without)
     if any(one.path for one in questions):
         gold = GoldPath(base, learned.hops, RELATIONS)
         yield from rows(f"{prefix}.gold_path", score_all(gold, questions, base), only_hits=True)
