@@ -7,6 +7,9 @@ TEST_HOME := $(CURDIR)/.tuili
 TEST_WORKERS ?= 2
 
 .DEFAULT_GOAL := help
+# Which benchmarks `make bench` runs.
+ONLY ?= *
+
 .PHONY: help demo test check bench docs clean
 
 help: ## List the targets
@@ -53,9 +56,9 @@ check: $(VENV)/.installed-dev ## Lint, types, layers, sizes, generated documents
 	$(BIN)/python scripts/docs.py --check
 	$(BIN)/python scripts/tables.py --check
 
-bench: $(VENV)/.installed-bench ## Run every benchmark, write its results and the tables
+bench: $(VENV)/.installed-bench ## Run every benchmark, or those that ONLY names ('reasoning_*'), write results and tables
 	TUILI_HOME=$(TEST_HOME) $(BIN)/python scripts/bring.py
-	@for file in $(filter-out benchmarks/runner.py,$(wildcard benchmarks/*.py)); do \
+	@for file in $(filter-out benchmarks/runner.py,$(wildcard benchmarks/$(ONLY).py)); do \
 	    name=$$(basename $$file .py); echo "$$name"; \
 	    TUILI_HOME=$(TEST_HOME) $(BIN)/python $$file --out benchmarks/results/$$name.json || exit 1; \
 	done

@@ -128,15 +128,19 @@ def run(
         if result.name.startswith(options.only):
             results.append(result)
             say(show(result))
-    write(options.out, results)
-    say(f"{len(results)} results in {time.monotonic() - start:.0f} s: {options.out}")
+    seconds = time.monotonic() - start
+    write(options.out, results, seconds)
+    say(f"{len(results)} results in {seconds:.0f} s: {options.out}")
 
 
-def write(path: Path, results: Iterable[Result]) -> None:
-    """Write the results and the environment as one JSON list; whole or not at all."""
+def write(path: Path, results: Iterable[Result], seconds: float | None = None) -> None:
+    """Write the results, the environment and how long it took as one JSON list; whole or not at all."""
     from tuili.files import write_text
 
-    rows = [json.dumps(row) for row in (*(result.to_json() for result in results), environment())]
+    rows = [
+        json.dumps(row)
+        for row in (*(result.to_json() for result in results), {**environment(), "duration": duration(seconds)})
+    ]
     write_text(path, "[\n" + ",\n".join(rows) + "\n]\n")
 
 
@@ -310,6 +314,13 @@ def environment() -> dict[str, Any]:
         "commit": commit(),
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
     }
+
+
+def duration(seconds: float | None) -> dict[str, float | None]:
+    """Return how long a run took, and how long processors worked for it, processes that it started included."""
+    spent = os.times()
+    processor = spent.user + spent.system + spent.children_user + spent.children_system
+    return {"wall_s": None if seconds is None else round(seconds, 1), "processor_s": round(processor, 1)}
 
 
 def cpu_model() -> str:

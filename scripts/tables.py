@@ -107,9 +107,11 @@ def baseline(row: dict[str, Any]) -> str:
 def caption(name: str, row: dict[str, Any]) -> str:
     """Return what the results were measured on."""
     hardware, versions = row["hardware"], row["versions"]
+    wall_s = row.get("duration", {}).get("wall_s")
+    took = f", {wall_s / 60:.1f} minutes" if wall_s else ""
     return (
         f"`python benchmarks/{name}.py`, {row['date'][:10]}, commit {str(row['commit'])[:9]}: {hardware['cpu']}, "
-        f"{hardware['cores']} cores, Python {versions['python']}, torch {versions.get('torch') or 'none'}.\n"
+        f"{hardware['cores']} cores, Python {versions['python']}, torch {versions.get('torch') or 'none'}{took}.\n"
     )
 
 

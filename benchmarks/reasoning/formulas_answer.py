@@ -16,8 +16,8 @@ from tuili.reason.worlds.budgeted import all_found, best_first
 from tuili.reason.worlds.choosing import Candidate, Chooser, candidates
 from tuili.reason.worlds.givens import read_question
 
-BUDGET = 1_000
-MOST_CANDIDATES = 400
+BUDGET = 3_000
+MOST_CANDIDATES = 1_000
 NUM_FOLDS = 4
 LEAST_DEVELOPMENT = 5
 LOOSE = 0.05

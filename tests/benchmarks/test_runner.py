@@ -58,6 +58,7 @@ def test_only_results_with_the_prefix_are_written(tmp_path: Path) -> None:
     *rows, machine = json.loads(out.read_text(encoding="utf-8"))
     assert [row["name"] for row in rows] == ["a.right"]
     assert set(rows[0]) == {"name", "value", "unit", "spread", "n", "baseline"}
+    assert machine["duration"]["wall_s"] >= 0 and machine["duration"]["processor_s"] > 0
     assert machine["hardware"]["cores"] >= 1 and machine["versions"]["python"] and "commit" in machine
 
 
