@@ -19,11 +19,15 @@ MAX_CACHED = 20_000
 
 @dataclass(frozen=True, slots=True)
 class Situation:
-    """The actions of one state, by their place on the menu (the last may be STOP): [n], and what is known of each."""
+    """The actions of one state, by their place on the menu (the last may be STOP): [n], and what is known of each.
+
+    `log_share`: the logarithm of the share of the question's word that falls on them, 0 where nothing is lacking.
+    """
 
     actions_n: IntArray
     features_nF: Floats
     prior_n: Floats
+    log_share: float = 0.0
 
     def choices(self) -> Choices:
         """Return the state as a policy reads it."""
@@ -99,6 +103,7 @@ class Guide:
         if not len(actions):
             return Situation(actions, np.empty((0, len(FEATURES)), np.float32), np.empty(0, np.float32))
         prior = log_softmax(opinion.logits_A[actions], np.array([0, len(actions)]))
+        log_share = _log_share(opinion.logits_A, actions, self.stop, is_first=not path) if goes_on else 0.0
         edges = np.append(leaving_A, 0)[actions]
         columns = [
             np.full(len(actions), float(len(path))),
@@ -109,7 +114,13 @@ class Guide:
             np.full(len(actions), prior.max()),
         ]
         features = np.concatenate([opinion.likeness_AF[actions], np.stack(columns, axis=1)], axis=1)
-        return Situation(actions, features.astype(np.float32), prior)
+        return Situation(actions, features.astype(np.float32), prior, log_share)
+
+
+def _log_share(logits_A: Floats, actions_n: IntArray, stop: int, *, is_first: bool) -> float:
+    """Return the log of how much of the question's word falls on actions that can be taken."""
+    wanted = logits_A[:stop] if is_first else logits_A
+    return float(np.logaddexp.reduce(logits_A[actions_n]) - np.logaddexp.reduce(wanted))
 
 
 def log_probabilities(situation: Situation, policy: Policy | None) -> Floats:

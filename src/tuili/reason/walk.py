@@ -1,7 +1,9 @@
 """Questions answered by a walk: the most probable paths under the question, and what lies at their ends.
 
 Paths are followed best first, and a hop's edges only once its path is the most probable one left, so a question that
-is plain costs the edges of one path. Where facts are missing, the next paths stand in.
+is plain costs the edges of one path. Where facts are missing, the next paths stand in: what the question asks for and
+the base lacks takes its share of the probability with it, so that a dead end's only way out is no likely path. Source:
+Lafferty, McCallum and Pereira, "Conditional Random Fields", 2001, section 2 (the label bias of local shares).
 """
 
 from __future__ import annotations
@@ -169,7 +171,7 @@ class _Walk:
         situation = guide.situation(self.question, path, leaving_A, len(end.nodes_V))
         if not len(situation.actions_n):
             return
-        log_probs = log_probabilities(situation, self.walk.policy)
+        log_probs = log_probabilities(situation, self.walk.policy) + situation.log_share
         for action, log_prob in zip(situation.actions_n.tolist(), log_probs.tolist(), strict=True):
             if action == guide.stop:
                 heapq.heappush(self.queue, _Open(cost - log_prob, path, end, is_stopped=True))
