@@ -159,7 +159,7 @@ class Network(nn.Module):
             aim = self.drop(context @ self.w["w_context"] + state @ self.w["w_state"])
             likeness = self._likenesses(heard, spent, attention, taken, last)
             logits = aim @ vectors.T / math.sqrt(vectors.shape[1]) + likeness @ self.w["w_likeness"]
-            log_probs = logits.masked_fill(~available[:, step], IMPOSSIBLE).log_softmax(dim=1)
+            log_probs = logits.masked_fill(~_thinkable(available[:, step]), IMPOSSIBLE).log_softmax(dim=1)
             goes_on = picked >= 0
             at = picked.clamp(min=0)
             total = total + torch.where(goes_on, log_probs.gather(1, at[:, None])[:, 0], 0.0)
@@ -326,3 +326,12 @@ def _export(
     vectors = network.known.detach().numpy()
     known = {str(action): vectors[place].copy() for place, action in enumerate(menu.actions)}
     return Conditioning(weights, {**(start.known if start else {}), **known}, reader_name, config.max_hops)
+
+
+def _thinkable(available_PA: Tensor) -> Tensor:
+    """Return the actions that a path's share is taken of: all where it can go on, and STOP (the last) where it can stop.
+
+    What a base lacks at one place it may have at another: its share tells how far a dead end is from what is asked.
+    """
+    goes_on = available_PA[:, :-1].any(dim=1, keepdim=True)
+    return torch.cat([goes_on.expand(-1, available_PA.shape[1] - 1), available_PA[:, -1:]], dim=1)
