@@ -65,7 +65,8 @@ def log_probability(
     moment, total = conditioning.begin(heard), 0.0
     for step, action in enumerate([*path, len(menu.actions)]):
         opinion = conditioning.judge(heard, moment, menu, vectors_AD)
-        possible = np.append(available_KA[step], step > 0)
+        goes_on = available_KA[step].any()  # what lacks edges here keeps its share, for it has some elsewhere
+        possible = np.append(np.full(len(menu.actions), goes_on), step > 0)
         logits = opinion.logits_A[possible].astype(np.float64)
         total += float(opinion.logits_A[action]) - float(np.log(np.exp(logits).sum()))
         moment = conditioning.advance(moment, opinion, action, vectors_AD)

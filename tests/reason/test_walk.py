@@ -64,6 +64,31 @@ def test_the_number_of_hops_is_read_from_the_question(walk: ConditionedWalk, fam
     assert lengths == [1, 2, 3]
 
 
+def test_what_the_base_lacks_counts_against_the_ways_that_are_left(walk: ConditionedWalk, family: Family) -> None:
+    question = "where does xyz work"
+    person = next(one for one in family.asked if one.text == question).start
+    leaving_A = family.hops.leaving(person)
+    whole = walk.guide.situation(question, (), leaving_A, 1)
+    best = int(whole.actions_n[whole.prior_n.argmax()])
+    lacking = walk.guide.situation(question, (), np.where(np.arange(len(leaving_A)) == best, 0, leaving_A), 1)
+    assert best not in lacking.actions_n.tolist()
+    assert np.exp(lacking.prior_n).sum() == pytest.approx(1, abs=1e-5)  # a local share says nothing of the gap
+    kept = np.exp(whole.prior_n + whole.log_share)[whole.actions_n != best]
+    np.testing.assert_allclose(np.exp(lacking.prior_n + lacking.log_share), kept, rtol=1e-4)
+    everything = walk.guide.situation(question, (best,), np.ones_like(leaving_A), 1)
+    assert everything.log_share == pytest.approx(0, abs=1e-5)
+
+
+def test_a_way_round_a_missing_fact_is_no_sure_answer(walk: ConditionedWalk, family: Family) -> None:
+    relations = [action.relation for action in family.hops.actions[::2]]
+    parent_firm_city = np.array([[0, 0, 1], [1, 1, 2], [2, 2, 3]])  # nobody knows where 0 works
+    small = ArrayHops(parent_firm_city, relations, 4, family.hops.schema)
+    on_small = ConditionedWalk(walk.guide.conditioning, READER, small)
+    told, lacking = (on_small.ask("where does xyz work", [person]) for person in (1, 0))
+    assert told.answers[0].node == 2 and told.answers[0].score > 0.8
+    assert not lacking.answers or lacking.answers[0].score < 0.3
+
+
 def test_paths_are_probabilities_and_answers_their_sums(walk: ConditionedWalk, family: Family) -> None:
     everything = WalkConfig(num_paths=1000, enough=1.0, least=0.0)
     found = walk.ask(family.asked[0].text, family.asked[0].start.tolist(), everything)

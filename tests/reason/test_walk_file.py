@@ -9,7 +9,7 @@ from tuili.knowledge.store import Store
 from tuili.reason.conditioning import Conditioning, shapes
 from tuili.reason.guide import FEATURES
 from tuili.reason.policy import Policy
-from tuili.reason.walk_file import Learned, Sureness, fingerprint, load, save
+from tuili.reason.walk_file import FORMAT, Learned, Sureness, fingerprint, load, save
 
 
 def learned(with_policy: bool = True) -> Learned:
@@ -46,6 +46,7 @@ def test_a_walk_of_other_relations_is_refused_but_may_be_a_start(tmp_path: Path)
     "change, why",
     [
         ({"format": "other"}, "no learned walk"),
+        ({"format": "tuili-walk-1"}, "earlier version of tuili; run `tuili learn` again"),
         ({"head": "{"}, "damaged header"),
         ({"head": "[]"}, "damaged header"),
         ({"head": '{"known": ["a", "b", "c", "d"]}'}, "damaged header"),
@@ -57,7 +58,7 @@ def test_a_damaged_header_is_refused(tmp_path: Path, change: dict[str, str], why
 
     path = tmp_path / "walk.safetensors"
     save(learned(), path)
-    save_file(load_file(path), path, metadata={"format": "tuili-walk-1", "trained_for": "", "head": "{}", **change})
+    save_file(load_file(path), path, metadata={"format": FORMAT, "trained_for": "", "head": "{}", **change})
     with pytest.raises(ModelFileError, match=why):
         load(path)
 

@@ -329,7 +329,7 @@ def _export(
 
 
 def _thinkable(available_PA: Tensor) -> Tensor:
-    """Return the actions that a path's share is taken of: all where it can go on, and STOP (the last) where it can stop.
+    """Return the actions that a path's share is taken of: all where it can go on, and STOP (the last) where it can end.
 
     What a base lacks at one place it may have at another: its share tells how far a dead end is from what is asked.
     """

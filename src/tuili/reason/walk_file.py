@@ -23,7 +23,9 @@ from tuili.knowledge.graph import Graph
 from tuili.reason.conditioning import Conditioning
 from tuili.reason.policy import WEIGHTS, Floats, Policy, read_weights
 
-FORMAT = "tuili-walk-1"
+FORMAT = "tuili-walk-2"
+# Until then shares were taken of what a node has alone, so that its weights and its sureness mean something else.
+EARLIER = ("tuili-walk-1",)
 MAX_BYTES = 256 << 20
 
 
@@ -102,6 +104,8 @@ def load(path: Path, *, trained_for: str | None = None) -> Learned:
     if path.is_file() and path.stat().st_size > MAX_BYTES:
         raise ModelFileError(f"{path} has {path.stat().st_size:,} bytes, a walk has at most {MAX_BYTES:,}")
     metadata, tensors = read_weights(path, "learned walk")
+    if metadata.get("format") in EARLIER:
+        raise ModelFileError(f"{path} was learned by an earlier version of tuili; run `tuili learn` again")
     if metadata.get("format") != FORMAT:
         raise ModelFileError(f"{path} is no learned walk: format {metadata.get('format')!r}, wanted {FORMAT!r}")
     learned = _parse(path, metadata, tensors)
