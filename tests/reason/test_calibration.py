@@ -13,6 +13,14 @@ def test_calibration_mends_what_is_said_too_surely() -> None:
     assert ece(mended, right) < 0.04 < ece(said, right)
 
 
+def test_sure_and_right_answers_do_not_make_an_unlikely_one_sure() -> None:
+    right = np.ones(160)
+    right[0] = 0
+    sureness = calibrate(np.full(160, 0.999), right)
+    assert sureness.of(0.999) == pytest.approx(159 / 160, abs=0.01)
+    assert sureness.of(0.001) < 0.05
+
+
 def test_ece_by_hand() -> None:
     assert ece(np.array([0.9, 0.9, 0.1, 0.1]), np.array([1.0, 0.0, 0.0, 0.0])) == pytest.approx((0.4 + 0.1) / 2)
     assert ece(np.array([]), np.array([])) == 0.0
