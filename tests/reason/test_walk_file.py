@@ -46,7 +46,7 @@ def test_a_walk_of_other_relations_is_refused_but_may_be_a_start(tmp_path: Path)
     "change, why",
     [
         ({"format": "other"}, "no learned walk"),
-        ({"format": "tuili-walk-1"}, "earlier version of tuili; run `tuili learn` again"),
+        ({"format": "tuili-walk-1"}, "earlier version of tuili; run `tuili learn --restart`"),
         ({"head": "{"}, "damaged header"),
         ({"head": "[]"}, "damaged header"),
         ({"head": '{"known": ["a", "b", "c", "d"]}'}, "damaged header"),

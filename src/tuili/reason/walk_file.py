@@ -105,7 +105,7 @@ def load(path: Path, *, trained_for: str | None = None) -> Learned:
         raise ModelFileError(f"{path} has {path.stat().st_size:,} bytes, a walk has at most {MAX_BYTES:,}")
     metadata, tensors = read_weights(path, "learned walk")
     if metadata.get("format") in EARLIER:
-        raise ModelFileError(f"{path} was learned by an earlier version of tuili; run `tuili learn` again")
+        raise ModelFileError(f"{path} was learned by an earlier version of tuili; run `tuili learn --restart`")
     if metadata.get("format") != FORMAT:
         raise ModelFileError(f"{path} is no learned walk: format {metadata.get('format')!r}, wanted {FORMAT!r}")
     learned = _parse(path, metadata, tensors)
